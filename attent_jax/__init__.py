@@ -1,0 +1,1 @@
+"""Online example selection for training attention networks, in JAX."""
