@@ -1,0 +1,114 @@
+"""Argument checks: each error names the argument, its value and the remedy."""
+
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def check_count(name: str, value: Any, *, minimum: int = 1) -> int:
+    """`value` as an int, at least `minimum`."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be an integer, got {value!r} of type "
+            f"{type(value).__name__}: pass a Python int."
+        ) from None
+    if count < minimum:
+        raise ValueError(
+            f"{name} must be at least {minimum}, got {count}: pass {minimum} or more."
+        )
+    return count
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    low: float = -np.inf,
+    high: float = np.inf,
+    low_excluded: bool = False,
+) -> float:
+    """`value` as a float within [low, high], or (low, high]."""
+    if isinstance(value, jax.core.Tracer) or not np.isscalar(value):
+        value = np.asarray(value).item() if np.size(value) == 1 else value
+    if not isinstance(value, int | float | np.number) or isinstance(value, bool):
+        raise TypeError(
+            f"{name} must be a number, got {value!r} of type {type(value).__name__}."
+        )
+    number = float(value)
+    inside = (low < number if low_excluded else low <= number) and number <= high
+    if not inside:
+        bracket = "(" if low_excluded else "["
+        raise ValueError(
+            f"{name} must lie in {bracket}{low:g}, {high:g}], got {number:g}: "
+            f"choose a value in that range."
+        )
+    return number
+
+
+def check_rng(name: str, rng: Any, *, optional: bool = False) -> None:
+    """Refuse anything but one typed key (or None, where optional)."""
+    if rng is None and optional:
+        return
+    if not jnp.issubdtype(getattr(rng, "dtype", None), jax.dtypes.prng_key):
+        kind = f"{type(rng).__name__}" + (
+            f" of dtype {rng.dtype}" if hasattr(rng, "dtype") else ""
+        )
+        raise TypeError(
+            f"{name} must be a typed key, got {kind}: make one with "
+            f"jax.random.key(seed), or wrap a raw uint32 key with "
+            f"jax.random.wrap_key_data(key)."
+        )
+    if rng.shape != ():
+        raise ValueError(
+            f"{name} must be a single key, got an array of keys of shape {rng.shape}: "
+            f"pass one of them, or vmap over them."
+        )
+
+
+def leading_size(name: str, tree: Any) -> int:
+    """The length of the axis that all leaves share first: the examples."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    if not leaves:
+        raise ValueError(
+            f"{name} has no arrays: pass a pytree of arrays whose leading axis counts "
+            f"the examples."
+        )
+    sizes = {}
+    for path, leaf in leaves:
+        where = name + jax.tree_util.keystr(path)
+        if np.ndim(leaf) == 0:
+            raise ValueError(
+                f"{where} has no batch axis (its shape is ()): every leaf needs the "
+                f"examples as its leading axis; close over constants instead."
+            )
+        sizes[where] = np.shape(leaf)[0]
+    if len(set(sizes.values())) > 1:
+        listing = ", ".join(f"{where}: {size}" for where, size in sizes.items())
+        raise ValueError(
+            f"{name}'s leaves disagree on the number of examples ({listing}): give "
+            f"every leaf the same leading size."
+        )
+    return next(iter(sizes.values()))
+
+
+def check_per_example(name: str, values: Any, num_examples: int) -> None:
+    """Refuse losses or scores that are not one per example."""
+    shape = np.shape(values)
+    if shape == (num_examples,):
+        return
+    remedy = (
+        "it is reduced over the batch: drop the mean or sum and return one value per "
+        "example"
+        if shape == ()
+        else "reduce each example's positions to one value, e.g. with "
+        "attent_jax.scores.masked_mean(values, mask)"
+    )
+    raise ValueError(
+        f"{name} must return shape ({num_examples},), one value per example, but "
+        f"returned shape {shape}: {remedy}."
+    )

@@ -1,0 +1,133 @@
+"""The largest `num` of many keys, without sorting them.
+
+A selection needs a partition, not an order, and a partition costs a few passes over
+the keys where a sort costs log N. The threshold between the two parts is found on
+the keys' bits, which XLA counts quickly on every device.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, UInt
+
+_SAMPLE_SIZE = 4096
+
+
+def sortable(
+    values: Float[Array, "pool"], *, nan_first: bool = False
+) -> UInt[Array, "pool"]:
+    """Unsigned keys in the values' order; equal values share a key (−0 = 0).
+
+    NaN gets the smallest key, or with `nan_first` the largest; no key is the largest
+    of its type.
+    """
+    if values.dtype.itemsize < 4:
+        values = values.astype(jnp.float32)
+    unsigned = jnp.uint32 if values.dtype.itemsize == 4 else jnp.uint64
+    bits = lax.bitcast_convert_type(jnp.where(values == 0, 0.0, values), unsigned)
+    top = jnp.array(1 << (values.dtype.itemsize * 8 - 1), unsigned)
+    keys = jnp.where(bits >= top, ~bits, bits | top)
+    nan_key = jnp.iinfo(unsigned).max - 1 if nan_first else 0
+    return jnp.where(jnp.isnan(values), jnp.array(nan_key, unsigned), keys)
+
+
+def largest(
+    num: Int[Array, ""], keys: UInt[Array, "pool"], *tie_breakers: UInt[Array, "pool"]
+) -> Bool[Array, "pool"]:
+    """Mask of exactly `num` keys, none smaller than a key left out.
+
+    Ties go to the larger tie-breaker, the first first, and last to the lower index.
+    """
+    threshold, count = _threshold(num, keys)
+
+    def break_ties():
+        above, tied = keys > threshold, keys == threshold
+        room = num - jnp.sum(above, dtype=num.dtype)
+        if tie_breakers:
+            first, *others = tie_breakers
+            of_tied = jnp.where(tied, jnp.maximum(first, 1), 0)
+            return above | largest(room, of_tied, *others)
+        return above | (tied & (_cumulative_count(tied) <= room))
+
+    return lax.cond(count == num, lambda: keys >= threshold, break_ties)
+
+
+def partition(mask: Bool[Array, "pool"]) -> Int[Array, "pool"]:
+    """The permutation with the marked indices first, each part in index order."""
+    index = lax.iota(jnp.int32, mask.size)
+    marked = _cumulative_count(mask)
+    position = jnp.where(mask, marked - 1, marked[-1] + index - marked)
+    return (
+        jnp.zeros_like(index)
+        .at[position]
+        .set(index, unique_indices=True, mode="promise_in_bounds")
+    )
+
+
+def _cumulative_count(mask: Bool[Array, "pool"]) -> Int[Array, "pool"]:
+    # On CPU twice as fast as jnp.cumsum, elsewhere the same.
+    return lax.associative_scan(jnp.add, mask.astype(jnp.int32))
+
+
+class _Bracket(NamedTuple):
+    """low <= threshold < high, with the number of keys at or above each end."""
+
+    low: UInt[Array, ""]
+    high: UInt[Array, ""]
+    count_low: Int[Array, ""]
+    count_high: Int[Array, ""]
+    halve: Bool[Array, ""]
+    """Whether to halve next, as interpolation left more than half of the width."""
+
+
+def _threshold(
+    num: Int[Array, ""], keys: UInt[Array, "pool"]
+) -> tuple[UInt[Array, ""], Int[Array, ""]]:
+    """A threshold and the number of keys at or above it.
+
+    Either that number is `num`, or the threshold is the largest with at least `num`.
+    Each pass counts the keys above a pivot. The first two pivots are quantiles of a
+    sample, so that few keys are left between them; then pivots are interpolated
+    between the counts, or halve the bracket where interpolation was slow.
+    """
+
+    def shrink(bracket: _Bracket, pivot: UInt[Array, ""]) -> _Bracket:
+        low, high, count_low, count_high, halved = bracket
+        pivot = jnp.clip(pivot, low + 1, high)
+        count = jnp.sum(keys >= pivot, dtype=num.dtype)
+        enough = count >= num
+        new_low, new_high = jnp.where(enough, pivot, low), jnp.where(enough, high, pivot)
+        return _Bracket(
+            new_low,
+            new_high,
+            jnp.where(enough, count, count_low),
+            jnp.where(enough, count_high, count),
+            ~halved & (new_high - new_low > (high - low) // 2),
+        )
+
+    def is_open(bracket: _Bracket) -> Bool[Array, ""]:
+        return (bracket.high - bracket.low > 1) & (bracket.count_low != num)
+
+    def step(bracket: _Bracket) -> _Bracket:
+        low, high, count_low, count_high, halve = bracket
+        width = high - low
+        share = (count_low - num) / (count_low - count_high)
+        inner = (width * share * (1 - 1e-6)).astype(width.dtype)
+        return shrink(bracket, low + jnp.where(halve, width // 2, inner))
+
+    bracket = _Bracket(
+        low=jnp.zeros((), keys.dtype),
+        high=jnp.array(jnp.iinfo(keys.dtype).max, keys.dtype),
+        count_low=jnp.array(keys.size, num.dtype),
+        count_high=jnp.zeros((), num.dtype),
+        halve=jnp.array(False),
+    )
+    sample = jnp.sort(keys[:: max(1, keys.size // _SAMPLE_SIZE)])
+    middle = sample.size * (1 - num / keys.size)
+    for margin in (-1.5, 1.5):  # three standard deviations of a sample quantile
+        place = jnp.clip(middle + margin * sample.size**0.5, 0, sample.size - 1)
+        bracket = shrink(bracket, sample[place.astype(jnp.int32)])
+    bracket = bracket._replace(halve=jnp.array(False))
+    bracket = lax.while_loop(is_open, step, bracket)
+    return bracket.low, bracket.count_low

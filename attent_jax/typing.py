@@ -1,0 +1,136 @@
+"""The vocabulary: what every callable of the library takes and returns.
+
+An *example* is one datum with a stable integer id, its position in the *pool*. A
+*score* says how much there is to learn from an example now (higher = teach sooner).
+A *selection* is which examples are taught next. A *teacher* decides when to score
+and when to select anew; the *learner* is the network in training.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+Params = PyTree
+"""The learner's parameters: any pytree."""
+
+Batch = PyTree
+"""Any pytree of arrays that share their leading axis, the examples."""
+
+Rng = jax.Array | None
+"""A typed key (`jax.random.key(seed)`); None, where allowed, means deterministic."""
+
+Scores = Float[Array, "pool"]
+"""One score per example. NaN: no score, taught last."""
+
+Schedule = Callable[[Any], Any]
+"""A step or epoch, Python number or traced array -> a value."""
+
+
+class LossFn(Protocol):
+    """Loss of each example; you write it, train steps and scores call it.
+
+    Never reduced over the batch. `rng=None` asks for the deterministic loss
+    (no dropout).
+    """
+
+    def __call__(
+        self, params: Params, rng: Rng, batch: Batch, /
+    ) -> Float[Array, "batch"]: ...
+
+
+class ApplyFn(Protocol):
+    """The learner's outputs f(S), `[batch, ...]`; you write it, scores call it."""
+
+    def __call__(
+        self, params: Params, rng: Rng, batch: Batch, /
+    ) -> Float[Array, "batch ..."]: ...
+
+
+class OutputLossFn(Protocol):
+    """Loss as a function of outputs, `[batch]` or per position `[batch, ...]`.
+
+    You write it; scores that need ∂L/∂f differentiate it.
+    """
+
+    def __call__(
+        self, outputs: Float[Array, "batch ..."], batch: Batch, /
+    ) -> Float[Array, "batch ..."]: ...
+
+
+class ScoreFn(Protocol):
+    """Score of each example in a batch; `scores` makes it, `score_pool` calls it."""
+
+    def __call__(
+        self, params: Params, rng: Rng, batch: Batch, /
+    ) -> Float[Array, "batch"]: ...
+
+
+class Selection(NamedTuple):
+    """Which examples to teach.
+
+    A permutation of the whole pool with a traced count, so that no shape follows
+    the ratio and a whole curriculum is one trace.
+    """
+
+    indices: Int[Array, "pool"]
+    """`[pool]` the ids of all examples, the selected first."""
+    weights: Float[Array, "pool"]
+    """`[pool]` loss weights aligned with `indices`; 0 past `num_selected`."""
+    num_selected: Int[Array, ""]
+    """`[]` how many are selected."""
+
+
+class SelectFn(Protocol):
+    """The choice of `num_selected` examples; `selectors` makes it, teachers call it."""
+
+    def __call__(
+        self, rng: jax.Array, scores: Scores, num_selected: int | Int[Array, ""], /
+    ) -> Selection: ...
+
+
+class ScoreTransform(NamedTuple):
+    """A stateful map from scores to scores, in optax's grammar."""
+
+    init: Callable[[int], PyTree]
+    """`(num_examples) -> state`"""
+    update: Callable[[Scores, PyTree], tuple[Scores, PyTree]]
+    """`(scores[pool], state) -> (scores[pool], state)`"""
+
+
+class TeacherState(NamedTuple):
+    """What a teacher carries from epoch to epoch: a fixpoint of `update`."""
+
+    epoch: Int[Array, ""]
+    """`[]` the epoch that the next `update` opens."""
+    next_selection: Int[Array, ""]
+    """`[]` the epoch from which a new selection is due."""
+    selection: Selection
+    """What is being taught."""
+
+
+class TeacherInfo(NamedTuple):
+    """Diagnostics of one `update`; nobody must keep them."""
+
+    epoch: Int[Array, ""]
+    """`[]` the epoch just opened."""
+    ratio: Float[Array, ""]
+    """`[]` num_selected / pool, as asked for (before rounding)."""
+    interval: Int[Array, ""]
+    """`[]` epochs until a new selection is due, counted from this epoch's."""
+    is_selected_anew: Bool[Array, ""]
+    """`[]` whether this epoch's selection came from the scores given."""
+
+
+class Teacher(NamedTuple):
+    """A state machine, updated once per epoch, before the epoch is trained."""
+
+    init: Callable[[int], TeacherState]
+    """`(num_examples) -> state`"""
+    needs_scores: Callable[[TeacherState], Bool[Array, ""]]
+    """`(state) -> []` whether the next `update` reads its scores."""
+    update: Callable[
+        [jax.Array, TeacherState, Scores], tuple[TeacherState, TeacherInfo]
+    ]
+    """`(rng, state, scores[pool]) -> (state, info)`"""
