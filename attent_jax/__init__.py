@@ -1,2 +1,2 @@
 """Online example selection for training attention networks, in JAX."""
-from attent_jax import selectors
+from attent_jax import selectors, schedules, teachers

@@ -116,9 +116,9 @@ class TeacherInfo(NamedTuple):
     epoch: Int[Array, ""]
     """`[]` the epoch just opened."""
     ratio: Float[Array, ""]
-    """`[]` num_selected / pool, as asked for (before rounding)."""
+    """`[]` the ratio schedule's value; in warm-up and final epochs, the share taught."""
     interval: Int[Array, ""]
-    """`[]` epochs until a new selection is due, counted from this epoch's."""
+    """`[]` the interval schedule's value: how long a selection made now would last."""
     is_selected_anew: Bool[Array, ""]
     """`[]` whether this epoch's selection came from the scores given."""
 

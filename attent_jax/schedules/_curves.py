@@ -1,0 +1,121 @@
+"""Values over time: `step -> value`, exact at every boundary."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from attent_jax._checks import check_count, check_number
+from attent_jax.typing import Schedule
+
+
+def constant(value: float) -> Schedule:
+    """The same value at every step.
+
+    Raises:
+      TypeError: if `value` is no number.
+
+    Example:
+      >>> import attent_jax
+      >>> float(attent_jax.schedules.constant(0.5)(7))
+      0.5
+    """
+    value = check_number("value", value)
+    return lambda step: jnp.full(jnp.shape(step), value)
+
+
+def linear(initial: float, final: float, num_steps: int) -> Schedule:
+    """A straight line from `initial` at step 0 to `final` at `num_steps`, then flat.
+
+    The paper calls it *incremental*.
+
+    Args:
+      initial: the value up to step 0.
+      final: the value from step `num_steps` on.
+      num_steps: >= 1.
+
+    Raises:
+      TypeError, ValueError: for arguments that are no numbers, or num_steps < 1.
+
+    Example:
+      >>> import attent_jax
+      >>> ratio = attent_jax.schedules.linear(0.2, 0.8, 30)
+      >>> [round(float(ratio(step)), 3) for step in (0, 15, 30, 99)]
+      [0.2, 0.5, 0.8, 0.8]
+    """
+    initial, final = check_number("initial", initial), check_number("final", final)
+    num_steps = check_count("num_steps", num_steps)
+
+    def schedule(step):
+        # Multiplied before divided: exact wherever the value is representable.
+        rise = (final - initial) * jnp.clip(step, 0, num_steps) / num_steps
+        return jnp.where(step >= num_steps, final, initial + rise)
+
+    return schedule
+
+
+def cosine(initial: float, final: float, num_steps: int) -> Schedule:
+    """Half a cosine from `initial` at step 0 to `final` at `num_steps`, then flat.
+
+    Args:
+      initial: the value up to step 0.
+      final: the value from step `num_steps` on.
+      num_steps: >= 1.
+
+    Raises:
+      TypeError, ValueError: for arguments that are no numbers, or num_steps < 1.
+
+    Example:
+      >>> import attent_jax
+      >>> ratio = attent_jax.schedules.cosine(0.2, 0.8, 30)
+      >>> [round(float(ratio(step)), 3) for step in (0, 10, 15, 30, 99)]
+      [0.2, 0.35, 0.5, 0.8, 0.8]
+    """
+    initial, final = check_number("initial", initial), check_number("final", final)
+    num_steps = check_count("num_steps", num_steps)
+
+    def schedule(step):
+        angle = jnp.pi * jnp.clip(step, 0, num_steps) / num_steps
+        rise = (final - initial) * (1 - jnp.cos(angle)) / 2
+        return jnp.where(step >= num_steps, final, initial + rise)
+
+    return schedule
+
+
+def step(values: Sequence[float], boundaries: Sequence[int]) -> Schedule:
+    """A staircase: `values[i]` from step `boundaries[i - 1]` to before `boundaries[i]`.
+
+    Args:
+      values: one more than boundaries.
+      boundaries: the steps at which the next value begins, increasing.
+
+    Raises:
+      TypeError, ValueError: for values that are no numbers, boundaries that are no
+        increasing integers, or counts that do not fit.
+
+    Example:
+      >>> import attent_jax
+      >>> ratio = attent_jax.schedules.step([0.2, 0.5, 0.8], boundaries=[10, 20])
+      >>> [round(float(ratio(step)), 3) for step in (0, 9, 10, 19, 20, 99)]
+      [0.2, 0.2, 0.5, 0.5, 0.8, 0.8]
+    """
+    values = [check_number(f"values[{i}]", value) for i, value in enumerate(values)]
+    boundaries = [
+        check_count(f"boundaries[{i}]", boundary, minimum=0)
+        for i, boundary in enumerate(boundaries)
+    ]
+    if len(values) != len(boundaries) + 1:
+        raise ValueError(
+            f"values must have one entry more than boundaries, got {len(values)} and "
+            f"{len(boundaries)}: give the value before the first boundary too."
+        )
+    if any(np.diff(boundaries) <= 0):
+        raise ValueError(f"boundaries must increase, got {boundaries}: sort them.")
+
+    def schedule(step):
+        stairs = jnp.searchsorted(
+            jnp.array(boundaries, jnp.int32), jnp.asarray(step), side="right"
+        )
+        return jnp.array(values)[stairs]
+
+    return schedule
