@@ -1,2 +1,3 @@
 """Online example selection for training attention networks, in JAX."""
-from attent_jax import selectors, schedules, teachers
+
+from attent_jax import schedules, scores, selectors, teachers

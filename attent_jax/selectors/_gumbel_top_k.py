@@ -1,7 +1,6 @@
 """Soft selection: a draw weighted by the scores."""
 
 import jax
-import jax.numpy as jnp
 
 from attent_jax._checks import check_number, check_rng
 from attent_jax.selectors._partition import largest, sortable

@@ -2,11 +2,13 @@
 
 A selection needs a partition, not an order, and a partition costs a few passes over
 the keys where a sort costs log N. The threshold between the two parts is found on
-the keys' bits, which XLA counts quickly on every device.
+the keys' bits, which XLA counts quickly on every device. Compiled here, so that eager
+callers do not trace the loop anew each time.
 """
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
@@ -32,6 +34,7 @@ def sortable(
     return jnp.where(jnp.isnan(values), jnp.array(nan_key, unsigned), keys)
 
 
+@jax.jit
 def largest(
     num: Int[Array, ""], keys: UInt[Array, "pool"], *tie_breakers: UInt[Array, "pool"]
 ) -> Bool[Array, "pool"]:
@@ -53,6 +56,7 @@ def largest(
     return lax.cond(count == num, lambda: keys >= threshold, break_ties)
 
 
+@jax.jit
 def partition(mask: Bool[Array, "pool"]) -> Int[Array, "pool"]:
     """The permutation with the marked indices first, each part in index order."""
     index = lax.iota(jnp.int32, mask.size)
@@ -97,7 +101,10 @@ def _threshold(
         pivot = jnp.clip(pivot, low + 1, high)
         count = jnp.sum(keys >= pivot, dtype=num.dtype)
         enough = count >= num
-        new_low, new_high = jnp.where(enough, pivot, low), jnp.where(enough, high, pivot)
+        new_low, new_high = (
+            jnp.where(enough, pivot, low),
+            jnp.where(enough, high, pivot),
+        )
         return _Bracket(
             new_low,
             new_high,

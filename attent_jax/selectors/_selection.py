@@ -36,9 +36,7 @@ def check_scores(scores: Any, num_selected: Any) -> Int[Array, ""]:
     return jnp.asarray(num_selected, jnp.int32)
 
 
-def select_marked(
-    mask: Bool[Array, "pool"], num_selected: Int[Array, ""]
-) -> Selection:
+def select_marked(mask: Bool[Array, "pool"], num_selected: Int[Array, ""]) -> Selection:
     """The Selection of the examples marked, `num_selected` of them."""
     return Selection(
         indices=partition(mask),

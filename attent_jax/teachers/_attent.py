@@ -180,7 +180,7 @@ def attent(
         )
         return TeacherState(epoch + 1, next_selection, selection), info
 
-    return Teacher(init, is_due, update)
+    return Teacher(init, jax.jit(is_due), jax.jit(update))
 
 
 def _share(ratio: float, pool_size: int) -> int:
@@ -221,7 +221,9 @@ def one_shot(
     Reference: Nonparametric Teaching of Attention Learners (arXiv 2602.20461),
     section 5.1.
     """
-    return attent(select_fn, ratio, interval=_NEVER, num_warmup_epochs=num_warmup_epochs)
+    return attent(
+        select_fn, ratio, interval=_NEVER, num_warmup_epochs=num_warmup_epochs
+    )
 
 
 def full() -> Teacher:

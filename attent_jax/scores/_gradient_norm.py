@@ -1,0 +1,57 @@
+"""The size of each example's own gradient."""
+
+import jax
+import jax.numpy as jnp
+
+from attent_jax._checks import check_count, check_per_example, leading_size
+from attent_jax.typing import LossFn, ScoreFn
+
+
+def gradient_norm(loss_fn: LossFn, microbatch_size: int | None = None) -> ScoreFn:
+    """‖∂L_i/∂θ‖₂ over all parameters, for each example i by itself.
+
+    The loss is differentiated on batches of one, vmapped. `rng` is the same for all
+    examples.
+
+    Args:
+      loss_fn: `(params, rng, batch) -> [batch]`; must not couple examples.
+      microbatch_size: how many examples' gradients are held at once. None: all.
+
+    Returns:
+      `(params, rng, batch) -> [batch]`, accumulated in float32 at least.
+
+    Raises:
+      TypeError, ValueError: for a microbatch_size that is no integer >= 1; from the
+        score, if `loss_fn` does not return one loss per example.
+
+    Example:
+      >>> import jax.numpy as jnp, attent_jax
+      >>> score = attent_jax.scores.gradient_norm(
+      ...     lambda w, rng, batch: (batch @ w) ** 2 / 2)
+      >>> score(jnp.array([1.0, 1.0]), None, jnp.array([[3.0, 4.0], [0.0, 1.0]]))
+      Array([35.,  1.], dtype=float32)
+
+    Reference: Paul et al., Deep Learning on a Data Diet (NeurIPS 2021), def. 2 (GraNd).
+    """
+    if microbatch_size is not None:
+        microbatch_size = check_count("microbatch_size", microbatch_size)
+
+    def score(params, rng, batch, /):
+        def norm(example):
+            def loss_of(params):
+                one = jax.tree.map(lambda leaf: leaf[None], example)
+                losses = loss_fn(params, rng, one)
+                check_per_example("loss_fn", losses, 1)
+                return losses[0]
+
+            gradients = jax.tree.leaves(jax.grad(loss_of)(params))
+            return jnp.sqrt(sum(map(_squared_norm, gradients)))
+
+        num_examples = leading_size("batch", batch)
+        return jax.lax.map(norm, batch, batch_size=microbatch_size or num_examples)
+
+    return score
+
+
+def _squared_norm(leaf):
+    return jnp.sum(jnp.square(leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))))
