@@ -1,5 +1,6 @@
 """Argument checks: each error names the argument, its value and the remedy."""
 
+import numbers
 import operator
 from typing import Any
 
@@ -33,11 +34,11 @@ def check_number(
     low_excluded: bool = False,
 ) -> float:
     """`value` as a float within [low, high], or (low, high]."""
-    if isinstance(value, jax.core.Tracer) or not np.isscalar(value):
-        value = np.asarray(value).item() if np.size(value) == 1 else value
-    if not isinstance(value, int | float | np.number) or isinstance(value, bool):
+    is_number = isinstance(value, numbers.Real) or np.shape(value) == ()
+    if not is_number or isinstance(value, bool | str | type(None)):
         raise TypeError(
-            f"{name} must be a number, got {value!r} of type {type(value).__name__}."
+            f"{name} must be a number, got {value!r} of type {type(value).__name__}: "
+            f"pass a Python number."
         )
     number = float(value)
     inside = (low < number if low_excluded else low <= number) and number <= high
@@ -54,13 +55,13 @@ def check_rng(name: str, rng: Any, *, optional: bool = False) -> None:
     """Refuse anything but one typed key (or None, where optional)."""
     if rng is None and optional:
         return
-    if not jnp.issubdtype(getattr(rng, "dtype", None), jax.dtypes.prng_key):
-        kind = f"{type(rng).__name__}" + (
-            f" of dtype {rng.dtype}" if hasattr(rng, "dtype") else ""
-        )
+    if not isinstance(rng, jax.Array) or not jnp.issubdtype(
+        rng.dtype, jax.dtypes.prng_key
+    ):
+        dtype = f" of dtype {rng.dtype}" if hasattr(rng, "dtype") else ""
         raise TypeError(
-            f"{name} must be a typed key, got {kind}: make one with "
-            f"jax.random.key(seed), or wrap a raw uint32 key with "
+            f"{name} must be a typed key, got {type(rng).__name__}{dtype}: make one "
+            f"with jax.random.key(seed), or wrap a raw uint32 key with "
             f"jax.random.wrap_key_data(key)."
         )
     if rng.shape != ():

@@ -116,9 +116,9 @@ class TeacherInfo(NamedTuple):
     epoch: Int[Array, ""]
     """`[]` the epoch just opened."""
     ratio: Float[Array, ""]
-    """`[]` the ratio schedule's value; in warm-up and final epochs, the share taught."""
+    """`[]` the ratio schedule's value; outside the taught epochs, the share drawn."""
     interval: Int[Array, ""]
-    """`[]` the interval schedule's value: how long a selection made now would last."""
+    """`[]` the interval schedule's value: how long a selection made now lasts."""
     is_selected_anew: Bool[Array, ""]
     """`[]` whether this epoch's selection came from the scores given."""
 

@@ -35,7 +35,8 @@ def discrepancy(
     Example:
       >>> import jax.numpy as jnp, attent_jax
       >>> score = attent_jax.scores.discrepancy(lambda params, rng, batch: batch["x"])
-      >>> score(None, None, {"x": jnp.array([[3.0, 4.0]]), "targets": jnp.zeros((1, 2))})
+      >>> batch = {"x": jnp.array([[3.0, 4.0]]), "targets": jnp.zeros((1, 2))}
+      >>> score(None, None, batch)
       Array([5.], dtype=float32)
 
     Reference: Nonparametric Teaching of Attention Learners (arXiv 2602.20461), eq. 6.

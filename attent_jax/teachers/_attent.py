@@ -235,7 +235,8 @@ def full() -> Teacher:
     Example:
       >>> import attent_jax
       >>> print(attent_jax.schedules.teaching_plan(
-      ...     attent_jax.teachers.full(), num_examples=1000, num_epochs=2, batch_size=64))
+      ...     attent_jax.teachers.full(),
+      ...     num_examples=1000, num_epochs=2, batch_size=64))
       epoch  scores  num_selected  steps
           0       -          1000     16
           1       -          1000     16

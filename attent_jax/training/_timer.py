@@ -1,0 +1,51 @@
+"""Wall time by phase, compilation apart."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import jax
+
+_Tree = TypeVar("_Tree")
+
+
+class Timer:
+    """Adds up wall seconds by phase; what XLA compiles in one counts as "compile".
+
+    JAX returns before the device is done, so each phase ends by waiting for what it
+    made: pass it to the function that the phase yields.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, attent_jax
+      >>> timer = attent_jax.training.Timer()
+      >>> with timer.phase("train") as wait:
+      ...     result = wait(jax.jit(jnp.sin)(jnp.ones(8)))
+      >>> sorted(timer.seconds)
+      ['compile', 'train']
+    """
+
+    def __init__(self):
+        self.seconds: dict[str, float] = defaultdict(float)
+        """Seconds by phase."""
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[Callable[[_Tree], _Tree]]:
+        """Time the body as phase `name`; phases of one timer do not nest."""
+        compiling = 0.0
+
+        def on_event(event: str, duration_secs: float, **_) -> None:
+            nonlocal compiling
+            if event.startswith("/jax/core/compile/"):
+                compiling += duration_secs
+
+        jax.monitoring.register_event_duration_secs_listener(on_event)
+        start = time.perf_counter()
+        try:
+            yield jax.block_until_ready
+        finally:
+            elapsed = time.perf_counter() - start
+            jax.monitoring.unregister_event_duration_listener(on_event)
+            self.seconds["compile"] += compiling
+            self.seconds[name] += elapsed - compiling
