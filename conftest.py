@@ -1,0 +1,22 @@
+"""Set-up of every test and doctest, before jax or attent_jax is imported."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import jax
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+from tests.array_annotations import checked
+
+install_import_hook("attent_jax", f"{checked.__module__}.{checked.__name__}")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+settings.register_profile(
+    "repeatable", deadline=None, derandomize=True, max_examples=30
+)
+settings.load_profile("repeatable")

@@ -1,0 +1,90 @@
+"""What every score keeps."""
+
+import inspect
+
+import jax
+import numpy as np
+import pytest
+
+from attent_jax import scores
+from tests.families import SCORES, TRANSFORMS, examples, learner
+
+every_score = pytest.mark.parametrize("score", SCORES.values(), ids=SCORES.keys())
+
+
+def test_the_families_are_complete():
+    members = {name.split()[0] for name in [*SCORES, *TRANSFORMS]}
+    assert members | {"masked_mean", "ScoreTable"} == set(scores.__all__)
+
+
+@every_score
+def test_parameters_are_params_rng_batch(score):
+    assert list(inspect.signature(score).parameters) == ["params", "rng", "batch"]
+
+
+@every_score
+def test_one_float32_per_example(score):
+    values = score(learner(), None, examples(6))
+    assert values.shape == (6,)
+    assert values.dtype == np.float32
+    assert len(set(values.tolist())) == 6  # no example's score is another's
+
+
+@every_score
+def test_jit_equals_eager_and_traces_once(score):
+    num_traces = 0
+
+    @jax.jit
+    def compiled(params, rng, batch):
+        nonlocal num_traces
+        num_traces += 1
+        return score(params, rng, batch)
+
+    for seed in range(3):
+        arguments = learner(seed), jax.random.key(seed), examples(6, seed)
+        np.testing.assert_allclose(
+            compiled(*arguments), score(*arguments), rtol=2e-6, atol=1e-6
+        )
+    assert num_traces == 1
+
+
+@every_score
+def test_vmap_over_learners_equals_a_loop(score):
+    batch = examples(6)
+    learners = [learner(seed) for seed in range(3)]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *learners)
+    together = jax.vmap(score, in_axes=(0, None, None))(stacked, None, batch)
+    one_by_one = [score(params, None, batch) for params in learners]
+    np.testing.assert_allclose(together, one_by_one, rtol=1e-5, atol=1e-6)
+
+
+@every_score
+def test_the_rng_reaches_the_learner(score):
+    batch, params = examples(6), learner()
+    deterministic = score(params, None, batch)
+    first, again, other = (score(params, jax.random.key(s), batch) for s in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, deterministic)
+    assert not np.allclose(first, other)
+
+
+@every_score
+def test_order_of_the_batch_only_orders_the_scores(score):
+    batch, order = examples(6), np.array([3, 1, 5, 0, 2, 4])
+    shuffled = jax.tree.map(lambda leaf: leaf[order], batch)
+    np.testing.assert_allclose(
+        score(learner(), None, shuffled),
+        score(learner(), None, batch)[order],
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("name", sorted(SCORES.keys() - {"ntk_guided"}))
+def test_the_other_examples_do_not_matter(name):
+    # ntk_guided is about the others; a mean over the batch would show in any other
+    batch, score = examples(6), SCORES[name]
+    alone = [
+        score(learner(), None, jax.tree.map(lambda leaf: leaf[i : i + 1], batch))[0]  # noqa: B023
+        for i in range(6)
+    ]
+    np.testing.assert_allclose(score(learner(), None, batch), alone, rtol=1e-5)

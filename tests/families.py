@@ -1,0 +1,102 @@
+"""Every member of each family, for the contracts that all of them keep."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from attent_jax import schedules, scores, selectors, teachers
+
+POOL_SIZE = 11
+CLASSES = np.array([0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2])
+
+SELECTORS = {
+    "top_k": selectors.top_k(),
+    "top_k nan_first": selectors.top_k(nan_first=True),
+    "gumbel_top_k": selectors.gumbel_top_k(0.5),
+    "gumbel_top_k cold": selectors.gumbel_top_k(0.0),
+    "gumbel_top_k hot": selectors.gumbel_top_k(100.0),
+    "uniform": selectors.uniform(),
+    "balanced": selectors.balanced(CLASSES),
+    "mix_uniform of top_k": selectors.mix_uniform(selectors.top_k(), 0.4),
+    "mix_uniform of gumbel_top_k": selectors.mix_uniform(selectors.gumbel_top_k(), 0.4),
+    "mix_uniform of balanced": selectors.mix_uniform(selectors.balanced(CLASSES), 1.0),
+}
+
+SCHEDULES = {
+    "constant": schedules.constant(0.3),
+    "linear": schedules.linear(0.2, 0.8, 7),
+    "cosine": schedules.cosine(0.2, 0.8, 7),
+    "step": schedules.step([0.2, 0.5, 0.8], [3, 6]),
+}
+
+_soft = selectors.gumbel_top_k(0.5)
+TEACHERS = {
+    "attent": teachers.attent(_soft, 0.5),
+    "attent by schedules": teachers.attent(
+        _soft,
+        schedules.linear(0.2, 1.0, 8),
+        schedules.linear(1, 3, 8),
+        num_warmup_epochs=2,
+    ),
+    "attent without warm-up": teachers.attent(selectors.top_k(), 0.3, 2, 0),
+    "attent with fractions": teachers.attent(
+        selectors.mix_uniform(_soft, 0.5),
+        0.3,
+        2,
+        num_warmup_epochs=1.5,
+        num_epochs=10,
+        num_final_epochs=1.25,
+    ),
+    "one_shot": teachers.one_shot(selectors.top_k(), 0.7),
+    "full": teachers.full(),
+    "recommended": teachers.recommended(),
+    "recommended for 12 epochs": teachers.recommended(12),
+}
+
+TRANSFORMS = {
+    "standardize": scores.standardize(),
+    "ema": scores.ema(0.9),
+    "trim_top": scores.trim_top(0.8),
+    "chain": scores.chain(scores.ema(0.5), scores.standardize(), scores.trim_top(0.9)),
+}
+
+
+def apply_fn(params, rng, batch):
+    outputs = jnp.tanh(batch["x"] @ params["w"])
+    return outputs if rng is None else outputs + jax.random.uniform(rng, ())
+
+
+def squared_error(outputs, batch):
+    return jnp.sum((outputs - batch["targets"]) ** 2, axis=-1) / 2
+
+
+def loss_fn(params, rng, batch):
+    return squared_error(apply_fn(params, rng, batch), batch)
+
+
+SCORES = {
+    "loss": scores.loss(loss_fn),
+    "discrepancy": scores.discrepancy(apply_fn),
+    "functional_gradient_norm": scores.functional_gradient_norm(
+        apply_fn, squared_error
+    ),
+    "gradient_norm": scores.gradient_norm(loss_fn),
+    "gradient_norm in microbatches": scores.gradient_norm(loss_fn, microbatch_size=4),
+    "ntk_guided": scores.ntk_guided(apply_fn, squared_error),
+    "reducible_loss": scores.reducible_loss(loss_fn, lambda batch: batch["reference"]),
+}
+
+
+def learner(seed: int = 0) -> dict[str, jax.Array]:
+    return {"w": jax.random.normal(jax.random.key(seed), (4, 3))}
+
+
+def examples(num_examples: int, seed: int = 0) -> dict[str, Any]:
+    draw = np.random.default_rng(seed)
+    return {
+        "x": draw.normal(size=(num_examples, 4)).astype(np.float32),
+        "targets": draw.normal(size=(num_examples, 3)).astype(np.float32),
+        "reference": draw.uniform(size=num_examples).astype(np.float32),
+    }
