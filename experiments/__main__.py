@@ -1,0 +1,28 @@
+"""The experiments' command line."""
+
+import sys
+
+import tyro
+
+from experiments import demo
+
+_EXPERIMENTS = {"demo": (demo.Demo, demo.main)}
+
+
+def main() -> int:
+    """Run the experiment named on the command line; returns the exit status."""
+    try:
+        config = tyro.extras.subcommand_cli_from_dict(
+            {name: config for name, (config, _) in _EXPERIMENTS.items()},
+            prog="python -m experiments",
+            description="Experiments in teaching attention learners.",
+        )
+        mains = dict(_EXPERIMENTS.values())
+        return mains[type(config)](config)
+    except (ValueError, FileExistsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

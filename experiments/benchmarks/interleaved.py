@@ -1,0 +1,38 @@
+"""Timing that machine noise does not bias: A B C A B C …, medians, ratios."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def time_interleaved(
+    contestants: Mapping[str, Callable[[], Any]], *, repeats: int
+) -> dict[str, float]:
+    """Median seconds of each contestant, its result waited for.
+
+    Args:
+      contestants: by name; each is called once before, to compile.
+      repeats: rounds over all of them.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for contestant in contestants.values():
+        jax.block_until_ready(contestant())
+    for _ in range(repeats):
+        for name, contestant in contestants.items():
+            start = time.perf_counter()
+            jax.block_until_ready(contestant())
+            seconds[name].append(time.perf_counter() - start)
+    return {name: float(np.median(times)) for name, times in seconds.items()}
+
+
+def table(seconds: Mapping[str, float], baseline: str) -> str:
+    """Milliseconds, and the ratio to the baseline, a line each."""
+    width = max(map(len, seconds))
+    lines = [
+        f"  {name:<{width}}  {1e3 * time:9.3f} ms  {time / seconds[baseline]:6.2f} ×"
+        for name, time in seconds.items()
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,127 @@
+"""The pictures of a comparison."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+_COLOURS = {
+    "full": "black",
+    "full-short": "tab:gray",
+    "random": "tab:blue",
+    "balanced": "tab:green",
+    "attent-soft": "tab:orange",
+    "attent-hard": "tab:purple",
+    "recommended": "tab:red",
+}
+
+
+class Curve(NamedTuple):
+    """Held-out quality over one run."""
+
+    costs: Sequence[float]
+    """Examples trained on, plus a third per example scored."""
+    qualities: Sequence[float]
+
+
+def quality_against_cost(
+    curves: Mapping[str, Sequence[Curve]], path: Path, *, ylabel: str, title: str
+) -> None:
+    """One line per method, the mean over seeds, in a band of ± 1 standard deviation.
+
+    Args:
+      curves: by method, one curve a seed.
+      path: the picture's file.
+      ylabel: the quality, with its unit.
+      title: what is compared.
+    """
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for method, runs in curves.items():
+        costs = np.mean([run.costs for run in runs], axis=0) / 1000
+        qualities = np.array([run.qualities for run in runs])
+        mean, spread = qualities.mean(axis=0), qualities.std(axis=0, ddof=len(runs) > 1)
+        colour = _COLOURS.get(method)
+        axes.plot(costs, mean, "o-", color=colour, label=method, markersize=4)
+        axes.fill_between(costs, mean - spread, mean + spread, color=colour, alpha=0.15)
+    axes.set(xlabel="cost: thousand examples trained on, a score counting ⅓")
+    axes.set(ylabel=ylabel, title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(title="mean ± 1 std of the seeds")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+class Choice(NamedTuple):
+    """Which examples a run taught, when."""
+
+    costs: Float[np.ndarray, "epochs"]
+    """`[epochs]` the cost at each epoch's end."""
+    taught: Bool[np.ndarray, "epochs pool"]
+    """`[epochs, pool]`"""
+
+
+def chosen_examples(
+    choices: Mapping[str, Choice],
+    labels: Int[np.ndarray, "pool"],
+    names: Sequence[str],
+    path: Path,
+    *,
+    rows_per_class: int = 12,
+) -> None:
+    """Examples over epochs, a panel a method: black where an example was taught.
+
+    Examples are grouped by class, the commonest at the top; of each class a few stand
+    for all, evenly spaced by how often they were taught.
+
+    Args:
+      choices: by method.
+      labels: `[pool]` each example's class.
+      names: of the classes.
+      path: the picture's file.
+      rows_per_class: examples drawn of each class (rarer ones are drawn thicker).
+    """
+    counts = np.bincount(labels, minlength=len(names))
+    classes = [c for c in np.argsort(-counts, kind="stable") if counts[c]]
+    figure, panels = plt.subplots(
+        1,
+        len(choices),
+        figsize=(2 + 2.6 * len(choices), 8),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axes, (method, choice) in zip(panels[0], choices.items(), strict=True):
+        times = choice.taught.sum(axis=0)
+        drawn = []
+        for label in classes:
+            members = np.flatnonzero(labels == label)
+            members = members[np.argsort(-times[members], kind="stable")]
+            drawn.extend(
+                members[
+                    np.linspace(0, len(members) - 1, rows_per_class).round().astype(int)
+                ]
+            )
+        edges = np.concatenate([[0], choice.costs]) / 1000
+        axes.pcolormesh(
+            edges,
+            np.arange(len(drawn) + 1) / rows_per_class,
+            choice.taught[:, drawn].T,
+            cmap="Greys",
+            rasterized=True,
+        )
+        axes.hlines(range(len(classes)), 0, edges[-1], color="tab:red", linewidth=0.3)
+        axes.set(title=method, xlabel="cost / 1000 examples")
+    panels[0, 0].set_yticks(
+        np.arange(len(classes)) + 0.5, [f"{names[c]} ({counts[c]:,})" for c in classes]
+    )
+    panels[0, 0].set_ylabel("examples, by class (number in the pool)")
+    panels[0, 0].invert_yaxis()
+    figure.suptitle("Which examples were taught, when (black: taught in that epoch)")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
