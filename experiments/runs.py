@@ -34,12 +34,11 @@ class Run:
                 f"out={self.folder} exists already, and no run overwrites another's "
                 f"results: name a new folder, or remove that one."
             ) from None
-        self._metrics = (self.folder / "metrics.jsonl").open("a")
 
     def log(self, **metrics: Any) -> None:
         """Append a line to `metrics.jsonl`, at once."""
-        self._metrics.write(json.dumps(metrics) + "\n")
-        self._metrics.flush()
+        with (self.folder / "metrics.jsonl").open("a") as lines:
+            lines.write(json.dumps(metrics) + "\n")
 
     def write(self, name: str, text: str) -> None:
         """Write or replace a file; a reader sees the old or the new one, whole."""

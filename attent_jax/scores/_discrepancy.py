@@ -42,7 +42,7 @@ def discrepancy(
     Reference: Nonparametric Teaching of Attention Learners (arXiv 2602.20461), eq. 6.
     """
 
-    def score(params, rng, batch, /):
+    def score(params, rng, batch):
         outputs, targets = apply_fn(params, rng, batch), target_fn(batch)
         if outputs.shape != targets.shape:
             raise ValueError(
@@ -92,7 +92,7 @@ def functional_gradient_norm(
     Reference: Paul et al., Deep Learning on a Data Diet (NeurIPS 2021), def. 3.
     """
 
-    def score(params, rng, batch, /):
+    def score(params, rng, batch):
         outputs = apply_fn(params, rng, batch)
         gradient = _output_gradient(output_loss_fn, outputs, batch, mask_fn)
         return _norm(gradient, batch, mask_fn)
@@ -128,7 +128,7 @@ def ntk_guided(apply_fn: ApplyFn, output_loss_fn: OutputLossFn) -> ScoreFn:
     Reference: NTK-Guided Implicit Neural Teaching (arXiv 2511.15487), eq. 8.
     """
 
-    def score(params, rng, batch, /):
+    def score(params, rng, batch):
         def outputs_of(params):
             return apply_fn(params, rng, batch)
 

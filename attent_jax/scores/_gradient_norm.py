@@ -36,7 +36,7 @@ def gradient_norm(loss_fn: LossFn, microbatch_size: int | None = None) -> ScoreF
     if microbatch_size is not None:
         microbatch_size = check_count("microbatch_size", microbatch_size)
 
-    def score(params, rng, batch, /):
+    def score(params, rng, batch):
         def norm(example):
             def loss_of(params):
                 one = jax.tree.map(lambda leaf: leaf[None], example)

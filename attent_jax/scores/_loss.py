@@ -32,7 +32,7 @@ def loss(loss_fn: LossFn) -> ScoreFn:
     Reference: Nonparametric Teaching of Attention Learners (arXiv 2602.20461), Alg. 1.
     """
 
-    def score(params, rng, batch, /):
+    def score(params, rng, batch):
         losses = loss_fn(params, rng, batch)
         check_per_example("loss_fn", losses, leading_size("batch", batch))
         return losses
@@ -72,7 +72,7 @@ def reducible_loss(
     """
     score_loss = loss(loss_fn)
 
-    def score(params, rng, batch, /):
+    def score(params, rng, batch):
         losses = score_loss(params, rng, batch)
         references = reference(batch)
         check_per_example("reference", references, losses.size)

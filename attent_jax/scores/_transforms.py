@@ -29,7 +29,7 @@ def standardize() -> ScoreTransform:
       Array([-1.,  1.], dtype=float32)
     """
 
-    def update(scores, state, /):
+    def update(scores, state):
         finite = jnp.isfinite(scores)
         mean = jnp.mean(scores, where=finite)
         spread = jnp.std(scores, where=finite)
@@ -65,7 +65,7 @@ def ema(decay: float) -> ScoreTransform:
     """
     decay = check_decay(decay)
 
-    def update(scores, state, /):
+    def update(scores, state):
         average = blend(state, scores, decay).astype(state.dtype)
         return average, average
 
@@ -95,7 +95,7 @@ def trim_top(quantile: float) -> ScoreTransform:
     """
     quantile = check_number("quantile", quantile, low=0, high=1, low_excluded=True)
 
-    def update(scores, state, /):
+    def update(scores, state):
         num_trimmed = int((1 - quantile) * scores.size + 1e-6)  # 1 − 0.9 < 0.1
         trimmed = largest(jnp.array(num_trimmed, jnp.int32), sortable(scores))
         return jnp.where(trimmed, -jnp.inf, scores), state
@@ -123,7 +123,7 @@ def chain(*transforms: ScoreTransform) -> ScoreTransform:
     def init(num_examples):
         return tuple(transform.init(num_examples) for transform in transforms)
 
-    def update(scores, state, /):
+    def update(scores, state):
         new_state = []
         for transform, one in zip(transforms, state, strict=True):
             scores, one = transform.update(scores, one)

@@ -56,7 +56,7 @@ def balanced(classes: Int[np.ndarray, "pool"], power: float = 0.5) -> SelectFn:
     logits = ((power - 1) * np.log(frequency)).astype(np.float32)
     draw = gumbel_top_k(temperature=1.0)
 
-    def select(rng, scores, num_selected, /):
+    def select(rng, scores, num_selected):
         check_scores(scores, num_selected)
         if scores.shape != logits.shape:
             raise ValueError(

@@ -40,7 +40,7 @@ def gumbel_top_k(temperature: float = 1.0) -> SelectFn:
     """
     temperature = check_number("temperature", temperature, low=0.0)
 
-    def select(rng, scores, num_selected, /):
+    def select(rng, scores, num_selected):
         check_rng("rng", rng)
         num_selected = check_scores(scores, num_selected)
         noise = jax.random.gumbel(rng, scores.shape, scores.dtype)

@@ -35,7 +35,7 @@ def mix_uniform(select_fn: SelectFn, share: float) -> SelectFn:
     """
     share = check_number("share", share, low=0.0, high=1.0)
 
-    def select(rng, scores, num_selected, /):
+    def select(rng, scores, num_selected):
         check_rng("rng", rng)
         num_selected = check_scores(scores, num_selected)
         rng_chosen, rng_uniform = jax.random.split(rng)

@@ -31,7 +31,7 @@ def top_k(*, nan_first: bool = False) -> SelectFn:
     Reference: Nonparametric Teaching of Attention Learners (arXiv 2602.20461), Alg. 1.
     """
 
-    def select(rng, scores, num_selected, /):
+    def select(rng, scores, num_selected):
         num_selected = check_scores(scores, num_selected)
         mask = largest(num_selected, sortable(scores, nan_first=nan_first))
         return select_marked(mask, num_selected)

@@ -27,7 +27,7 @@ def uniform() -> SelectFn:
       (3, [0, 1, 2, 3, 4, 5, 6, 7])
     """
 
-    def select(rng, scores, num_selected, /):
+    def select(rng, scores, num_selected):
         check_rng("rng", rng)
         num_selected = check_scores(scores, num_selected)
         # Half of the bits, so that no key is the largest of its type.

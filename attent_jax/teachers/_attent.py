@@ -147,7 +147,7 @@ def attent(
             ),
         )
 
-    def update(rng, state, scores, /):
+    def update(rng, state, scores):
         check_rng("rng", rng)
         pool_size = state.selection.indices.size
         if scores.shape != (pool_size,):

@@ -49,7 +49,7 @@ def recommended(num_epochs: int | None = None) -> Teacher:
         final = _num_final_epochs(num_epochs)
     draw = gumbel_top_k(_TEMPERATURE)
 
-    def by_loss(rng, losses, num_selected, /):
+    def by_loss(rng, losses, num_selected):
         return draw(rng, jnp.log(losses), num_selected)
 
     return attent(

@@ -76,9 +76,7 @@ def test_differences_use_only_the_seeds_that_both_have():
     ],
 )
 def test_verdicts_need_every_comparison(method, controls, cost, word):
-    rows = rows_of(
-        cost, full=FULL, full_short=controls, random=controls, method=method
-    )
+    rows = rows_of(cost, full=FULL, full_short=controls, random=controls, method=method)
     assert verdict(rows, "method", margin=0.25) == word
 
 
@@ -102,7 +100,9 @@ def test_spread_is_the_samples():
 
 def test_reports_hold_every_row_and_no_nan():
     rows = rows_of(full=FULL[:1], full_short=FULL[:1])
-    report = json.loads(to_json(rows, 0.25, experiment="demo"), parse_constant=pytest.fail)
+    report = json.loads(
+        to_json(rows, 0.25, experiment="demo"), parse_constant=pytest.fail
+    )
     assert report["experiment"] == "demo"
     assert [row["method"] for row in report["rows"]] == ["full", "full-short"]
     required = {"method", "seed", "quality", "wall_train_s", "wall_score_s"}

@@ -48,7 +48,7 @@ def test_both_ends_are_exact(curve, initial):
 
 @pytest.mark.parametrize(("initial", "final"), [(1, 5), (1, 15), (10, 1), (2, 21)])
 def test_floors_of_linear_between_integers_are_exact(initial, final):
-    # 1 + 4 / 49 * 12.25 steps: a slope rounded first gives 1.9999999, an interval of 1
+    # linear(1, 15, 49) is 7 at step 21: with a slope rounded first 6.9999995, so 6
     def floors(num_steps):
         schedule, steps = linear(initial, final, num_steps), jnp.arange(num_steps + 2)
         in_one = jnp.floor(jax.jit(schedule)(steps))

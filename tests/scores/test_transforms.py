@@ -46,8 +46,10 @@ def test_ema_is_old_times_decay_and_skips_nan():
 @pytest.mark.parametrize(
     ("quantile", "size", "num_trimmed"),
     # floor((1 - 0.9) * 10) is 0 in floating point; rounding trims 2 of 15 at 0.9
-    [(0.9, 10, 1), (0.9, 15, 1), (0.95, 100, 5), (0.8, 20, 4), (0.99, 50, 0)]
-    + [(0.7, 1000, 300), (1.0, 10, 0), (0.75, 4, 1), (0.999, 100_000, 100)],
+    [
+        *[(0.9, 10, 1), (0.9, 15, 1), (0.95, 100, 5), (0.8, 20, 4), (0.99, 50, 0)],
+        *[(0.7, 1000, 300), (1.0, 10, 0), (0.75, 4, 1), (0.999, 100_000, 100)],
+    ],
 )
 def test_trim_top_trims_exactly_the_highest(quantile, size, num_trimmed):
     scores = np.random.default_rng(1).permutation(size).astype(np.float32)
