@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from attent_jax._checks import check_number
-from attent_jax.selectors._partition import largest, sortable
+from attent_jax._partition import largest, sortable
 from attent_jax.typing import Scores, ScoreTransform
 
 

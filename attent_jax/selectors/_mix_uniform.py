@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from attent_jax._checks import check_number, check_rng
-from attent_jax.selectors._partition import largest
+from attent_jax._partition import largest
 from attent_jax.selectors._selection import check_scores, select_marked
 from attent_jax.typing import SelectFn, Selection
 

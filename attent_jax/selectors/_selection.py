@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Int
 
 from attent_jax._checks import check_count
-from attent_jax.selectors._partition import partition
+from attent_jax._partition import partition
 from attent_jax.typing import Selection
 
 

@@ -1,6 +1,6 @@
 """Hard selection: the highest scores."""
 
-from attent_jax.selectors._partition import largest, sortable
+from attent_jax._partition import largest, sortable
 from attent_jax.selectors._selection import check_scores, select_marked
 from attent_jax.typing import SelectFn
 

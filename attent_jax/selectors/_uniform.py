@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from attent_jax._checks import check_rng
-from attent_jax.selectors._partition import largest
+from attent_jax._partition import largest
 from attent_jax.selectors._selection import check_scores, select_marked
 from attent_jax.typing import SelectFn
 
