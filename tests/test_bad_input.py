@@ -1,0 +1,328 @@
+"""Each error names the argument and its value, and says what to do instead."""
+
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from attent_jax import data, models, schedules, scores, selectors, teachers, training
+
+KEY = jax.random.key(0)
+POOL = jnp.arange(4.0)
+TOP_K, UNIFORM = selectors.top_k(), selectors.uniform()
+SOFT, MIXED = selectors.gumbel_top_k(), selectors.mix_uniform(TOP_K, 0.5)
+ATTENT = teachers.attent
+TEACHER = ATTENT(TOP_K, 0.5)
+PLAN = schedules.teaching_plan(TEACHER, num_examples=4, num_epochs=2, batch_size=2)
+PLAN_OF_4: dict[str, Any] = {"num_examples": 4, "num_epochs": 2, "batch_size": 2}
+VIT = models.VisionTransformer(5, 4, 8, 1, 2)
+ARRAYS = data.ArrayPool(np.arange(4.0))
+BATCH, WEIGHTS = {"x": jnp.ones((4, 2)), "y": jnp.ones(4)}, jnp.ones(4)
+
+
+def per_example(params, rng, batch):
+    return batch["y"] * params
+
+
+def per_position(params, rng, batch):
+    return batch["x"] * params
+
+
+def reduced(params, rng, batch):
+    return jnp.mean(batch["y"]) * params
+
+
+def unchecked(function):
+    """Without the tests' own check of array annotations, as a user has it."""
+    return inspect.unwrap(function)
+
+
+def step(loss_fn, rng=KEY, batch: Any = BATCH, weights=WEIGHTS):
+    optimizer = optax.sgd(0.1)
+    state = training.init_train_state(jnp.array(1.0), optimizer)
+    return training.build_train_step(loss_fn, optimizer)(state, rng, batch, weights)
+
+
+def score(score_fn, batch: Any = BATCH):
+    return score_fn(jnp.array(1.0), None, batch)
+
+
+def outputs(params, rng, batch):
+    return batch["x"] * params
+
+
+def final(**counts):
+    return ATTENT(TOP_K, 0.5, **counts)
+
+
+# What is done, and what the error says: the argument, the value, the remedy.
+CASES = {
+    # selectors
+    "no scores": (lambda: TOP_K(KEY, jnp.ones(0), 1), "scores is empty.*at least one"),
+    "scores per position": (
+        lambda: TOP_K(KEY, jnp.ones((4, 2)), 1),
+        r"scores must have shape \[pool\], got shape \(4, 2\): pass one",
+    ),
+    "integer scores": (
+        lambda: TOP_K(KEY, jnp.arange(4), 1),
+        r"scores must be floating point, got int32.*astype",
+    ),
+    "none selected": (lambda: TOP_K(KEY, POOL, 0), "num_selected.*1, got 0: pass 1 or"),
+    "too many selected": (
+        lambda: TOP_K(KEY, POOL, 5),
+        "num_selected must be at most the pool's 4 examples, got 5: lower it",
+    ),
+    "negative temperature": (
+        lambda: selectors.gumbel_top_k(-1.0),
+        r"temperature must lie in \[0, inf\], got -1: choose",
+    ),
+    "temperature NaN": (lambda: selectors.gumbel_top_k(np.nan), "temperature.*got nan"),
+    "share above 1": (
+        lambda: selectors.mix_uniform(TOP_K, 1.5),
+        r"share must lie in \[0, 1\], got 1.5: choose",
+    ),
+    "power above 1": (
+        lambda: selectors.balanced(np.arange(4), 2.0),
+        r"power must lie in \[0, 1\], got 2: choose",
+    ),
+    "classes of another pool": (
+        lambda: selectors.balanced(np.arange(5))(KEY, POOL, 1),
+        "scores has 4 examples but classes has 5: both must",
+    ),
+    "negative classes": (
+        lambda: selectors.balanced(np.arange(4) - 1),
+        "classes must be non-empty and non-negative: number",
+    ),
+    "fractional classes": (
+        lambda: unchecked(selectors.balanced)(np.ones(4)),
+        r"classes must be integers of shape \[pool\], got float64.*pass",
+    ),
+    # schedules and plans
+    "a constant word": (
+        lambda: schedules.constant("0.5"),  # pyright: ignore[reportArgumentType]
+        "value must be a number, got '0.5' of type str: pass a Python number",
+    ),
+    "no steps": (lambda: schedules.linear(0, 1, 0), "num_steps.*1, got 0: pass 1 or"),
+    "half a step": (
+        lambda: schedules.cosine(0, 1, 2.5),  # pyright: ignore[reportArgumentType]
+        "num_steps must be an integer, got 2.5 of type float: pass a Python int",
+    ),
+    "a missing value": (
+        lambda: schedules.step([1.0], [3]),
+        "values must have one entry more than boundaries, got 1 and 1: give",
+    ),
+    "boundaries out of order": (
+        lambda: schedules.step([1.0, 2.0, 3.0], [5, 3]),
+        r"boundaries must increase, got \[5, 3\]: sort",
+    ),
+    "a true value": (
+        lambda: schedules.linear(True, 1.0, 3),
+        "initial.*True of type bo",
+    ),
+    "true steps": (lambda: schedules.linear(0.0, 1.0, True), "num_steps.*True of type"),
+    "no epochs": (
+        lambda: schedules.teaching_plan(TEACHER, **{**PLAN_OF_4, "num_epochs": 0}),
+        "num_epochs must be at least 1, got 0: pass 1 or more",
+    ),
+    # teachers
+    "selector not called": (
+        lambda: ATTENT("top_k", 0.5),  # pyright: ignore[reportArgumentType]
+        "select_fn must be a selector, got 'top_k': pass e.g.",
+    ),
+    "ratio 0": (lambda: ATTENT(TOP_K, 0.0), r"ratio.*\(0, 1\], got 0: choose"),
+    "ratio above 1": (lambda: ATTENT(TOP_K, 1.1), r"ratio.*\(0, 1\], got 1.1: choose"),
+    "ratio NaN": (lambda: ATTENT(TOP_K, np.nan), "ratio.*got nan: choose"),
+    "ratio a word": (
+        lambda: ATTENT(TOP_K, "half"),  # pyright: ignore[reportArgumentType]
+        "ratio must be a number, got 'half' of type str: pass",
+    ),
+    "ratio true": (lambda: ATTENT(TOP_K, True), "ratio.*got True of type bool: pass"),
+    "interval 0": (lambda: ATTENT(TOP_K, 0.5, 0), "interval.*1, got 0: pass 1 or more"),
+    "interval 1.5": (
+        lambda: ATTENT(TOP_K, 0.5, 1.5),  # pyright: ignore[reportArgumentType]
+        "interval must be an integer, got 1.5 of type float: pass",
+    ),
+    "negative warm-up": (
+        lambda: final(num_warmup_epochs=-1),
+        r"num_warmup_epochs must lie in \[0, inf\], got -1: choose",
+    ),
+    "infinite warm-up": (
+        lambda: final(num_warmup_epochs=np.inf),
+        "num_warmup_epochs.*inf",
+    ),
+    "final epochs of how many": (
+        lambda: final(num_final_epochs=1),
+        "num_final_epochs=1 needs num_epochs: pass",
+    ),
+    "too few epochs": (
+        lambda: final(num_warmup_epochs=2, num_epochs=3, num_final_epochs=1.5),
+        "num_warmup_epochs=2 and num_final_epochs=1.5 do not fit into num_epochs=3: sh",
+    ),
+    "recommended for 2 epochs": (
+        lambda: teachers.recommended(2),
+        "num_epochs must be at least 3, got 2: pass 3 or more",
+    ),
+    "empty pool": (lambda: TEACHER.init(0), "num_examples.*1, got 0: pass 1 or more"),
+    "scores of another pool": (
+        lambda: TEACHER.update(KEY, TEACHER.init(5), POOL),
+        r"scores must have shape \(5,\).*got \(4,\): pass the whole pool's scores",
+    ),
+    # scores and transforms
+    "reduced loss": (
+        lambda: score(scores.loss(reduced)),
+        r"loss_fn must return shape \(4,\).*returned shape \(\): .*drop the mean",
+    ),
+    "loss per position": (
+        lambda: score(scores.loss(per_position)),
+        r"loss_fn must return shape \(4,\).*returned shape \(4, 2\): .*masked_mean",
+    ),
+    "reduced loss, by gradient": (
+        lambda: score(scores.gradient_norm(reduced)),
+        r"loss_fn must return shape \(1,\).*shape \(\): .*drop the mean",
+    ),
+    "reduced reference": (
+        lambda: score(scores.reducible_loss(per_example, lambda batch: jnp.ones(()))),
+        r"reference must return shape \(4,\).*shape \(\)",
+    ),
+    "reduced output loss": (
+        lambda: score(scores.ntk_guided(outputs, lambda f, batch: jnp.mean(f))),
+        r"output_loss_fn must return one loss per example.*shape \(\): drop",
+    ),
+    "output loss without positions beside a mask": (
+        lambda: score(
+            scores.functional_gradient_norm(
+                outputs,
+                lambda f, batch: f.sum(axis=1),
+                mask_fn=lambda batch: jnp.ones((4, 2), bool),
+            )
+        ),
+        r"output_loss_fn.*per example and position, shape \(4, 2\), but.*\(4,\): drop",
+    ),
+    "targets of another shape": (
+        lambda: score(scores.discrepancy(outputs, target_fn=lambda batch: batch["y"])),
+        r"apply_fn returned shape \(4, 2\) but target_fn shape \(4,\): they must agree",
+    ),
+    "mask of another shape": (
+        lambda: scores.masked_mean(jnp.ones((4, 2)), jnp.ones((4, 3), bool)),
+        r"mask has shape \(4, 3\) but values \(4, 2\): the mask must",
+    ),
+    "no microbatch": (
+        lambda: scores.gradient_norm(per_example, 0),
+        "microbatch_size must be at least 1, got 0: pass 1 or more",
+    ),
+    "decay above 1": (lambda: scores.ema(1.5), r"decay.*\[0, 1\], got 1.5: choose"),
+    "decay 1": (lambda: scores.ema(1.0), "decay is 1, .*: lower it"),
+    "quantile 0": (lambda: scores.trim_top(0), r"quantile.*\(0, 1\], got 0: choose"),
+    # pools, training
+    "empty arrays": (
+        lambda: data.ArrayPool(np.ones((0, 3))),
+        "arrays is an empty pool: give it at least one example",
+    ),
+    "ragged arrays": (
+        lambda: data.ArrayPool({"x": np.ones(3), "y": np.ones(4)}),
+        r"arrays's leaves disagree.*\['x'\]: 3, arrays\['y'\]: 4.*same leading size",
+    ),
+    "a scalar among arrays": (
+        lambda: data.ArrayPool({"x": np.ones(3), "y": np.float32(1)}),
+        r"arrays\['y'\] has no batch axis.*close over constants",
+    ),
+    "no arrays": (lambda: data.ArrayPool({}), "arrays has no arrays: pass a pytree"),
+    "empty source": (
+        lambda: data.SourcePool([]),
+        "source is an empty pool: give it at least one example",
+    ),
+    "a generator": (
+        lambda: data.SourcePool(iter([1])),  # pyright: ignore[reportArgumentType]
+        "source must have __len__ and __getitem__, got list_iterator: wrap",
+    ),
+    "selection of another pool": (
+        lambda: data.epoch_batches(ARRAYS, TOP_K(KEY, jnp.ones(5), 1), 2, 0),
+        "selection is of a pool of 5 examples but pool has 4: initialise",
+    ),
+    "batches of nothing": (
+        lambda: data.epoch_order(TOP_K(KEY, POOL, 1), 0, 0),
+        "batch_size must be at least 1, got 0: pass 1 or more",
+    ),
+    "a score for the batch": (
+        lambda: training.score_pool(lambda p, r, b: b.sum(), None, ARRAYS),
+        r"score_fn must return shape \(4,\).*shape \(\): .*drop the mean",
+    ),
+    "a step on a mean": (
+        lambda: step(reduced),
+        r"loss_fn must return shape \(4,\).*shape \(\): .*drop the mean",
+    ),
+    "a step on positions": (
+        lambda: step(per_position),
+        r"loss_fn must return shape \(4,\).*shape \(4, 2\): .*masked_mean",
+    ),
+    "a step with too few weights": (
+        lambda: step(per_example, weights=jnp.ones(3)),
+        r"weights must have shape \(4,\).*got \(3,\)",
+    ),
+    "a step on a scalar leaf": (
+        lambda: step(per_example, batch={**BATCH, "scale": 2.0}),
+        r"batch\['scale'\] has no batch axis.*close over constants",
+    ),
+    "a step on ragged leaves": (
+        lambda: step(per_example, batch={**BATCH, "z": jnp.ones(3)}),
+        r"batch's leaves disagree.*batch\['z'\]: 3.*same leading size",
+    ),
+    "free forward passes": (
+        lambda: training.cost(PLAN, forward=0),
+        r"forward must lie in \(0, inf\], got 0: choose",
+    ),
+    "a negative price": (
+        lambda: training.cost(PLAN, score=-1),
+        r"score must lie in \[0, inf\], got -1: choose",
+    ),
+    # models
+    "heads without outputs": (
+        lambda: models.AttentionLearner(4, 2).init(KEY, jnp.ones((1, 2, 3))),
+        "num_heads is 2 without num_outputs: .*pass num_outputs",
+    ),
+    "pixels left over": (
+        lambda: models.VisionTransformer(5, 4, 8, 1, 2).init(
+            KEY, jnp.ones((1, 8, 6, 1))
+        ),
+        "8 × 6 pixels do not divide into patches of 4: resize",
+    ),
+}
+
+
+@pytest.mark.parametrize(("act", "message"), CASES.values(), ids=CASES.keys())
+def test_error_names_argument_value_and_remedy(act, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        act()
+
+
+RNG_TAKERS = {
+    "gumbel_top_k": lambda rng: SOFT(rng, POOL, 1),
+    "uniform": lambda rng: UNIFORM(rng, POOL, 1),
+    "balanced": lambda rng: selectors.balanced(np.arange(4))(rng, POOL, 1),
+    "mix_uniform": lambda rng: MIXED(rng, POOL, 1),
+    "teacher.update": lambda rng: TEACHER.update(rng, TEACHER.init(4), POOL),
+    "train step": lambda rng: step(per_example, rng),
+    "score_pool": lambda rng: training.score_pool(
+        lambda params, rng, batch: batch, None, ARRAYS, rng=rng
+    ),
+}
+WRONG_RNGS = {
+    "raw key": (
+        jax.random.PRNGKey(0),
+        "rng must be a typed key.*uint32.*wrap_key_data",
+    ),
+    "integer": (0, r"rng must be a typed key, got .*jax.random.key\(seed\)"),
+    "numpy": (np.array([0, 1], np.uint32), "rng must be a typed key, got .*jax.random"),
+    "several keys": (jax.random.split(KEY, 3), r"rng.*keys of shape \(3,\): .*vmap"),
+}
+
+
+@pytest.mark.parametrize("take", RNG_TAKERS.values(), ids=RNG_TAKERS.keys())
+@pytest.mark.parametrize(("rng", "message"), WRONG_RNGS.values(), ids=WRONG_RNGS.keys())
+def test_anything_but_one_typed_key_is_refused(take, rng, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        take(rng)
