@@ -1,5 +1,7 @@
 """A selection turned into an epoch of batches."""
 
+from typing import Any, cast
+
 import grain
 import jax
 import jax.numpy as jnp
@@ -67,9 +69,9 @@ POOLS = {
     "list": SourcePool(RECORDS),
     "list, no threads": SourcePool(RECORDS, num_threads=0),
     "list, one thread": SourcePool(RECORDS, num_threads=1),
-    "grain": SourcePool(grain.MapDataset.source(RECORDS)),
+    "grain": SourcePool(cast(Any, grain.MapDataset.source(RECORDS))),
     "grain, transformed": SourcePool(
-        grain.MapDataset.range(POOL_SIZE).map(lambda i: RECORDS[i])
+        cast(Any, grain.MapDataset.range(POOL_SIZE).map(lambda i: RECORDS[i]))
     ),
 }
 

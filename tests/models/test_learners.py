@@ -55,7 +55,7 @@ def test_attention_learner_is_the_papers_formula(
         allowed = allowed & (np.arange(5) < 3)
     # softmax(q k) without 1/√k, or 1/√(features), is off by tenths
     np.testing.assert_allclose(
-        model.apply(variables, TOKENS, mask),
+        np.asarray(model.apply(variables, TOKENS, mask)),
         attention(variables["params"], TOKENS, allowed),
         rtol=1e-4,
         atol=1e-5,

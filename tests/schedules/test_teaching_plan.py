@@ -88,7 +88,7 @@ def test_plan_is_what_the_teacher_then_does(name):
         assert plan.needs_scores[epoch] == teacher.needs_scores(state)
         # scores' values must not matter to the plan
         rng = jax.random.key(epoch)
-        scores = jax.random.normal(rng, num_examples)
+        scores = jax.random.normal(rng, (num_examples,))
         state, _ = teacher.update(rng, state, scores)
         assert plan.num_selected[epoch] == state.selection.num_selected
 

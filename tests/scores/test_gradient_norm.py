@@ -25,7 +25,7 @@ BATCH = {
 
 
 def loss_fn(params, rng, batch):
-    logits = MODEL.apply(params, batch["x"])
+    logits = jnp.asarray(MODEL.apply(params, batch["x"]))
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
 
 

@@ -10,7 +10,7 @@ SCORES = np.random.default_rng(0).normal(3, 5, 20).astype(np.float32)
 
 
 def transformed(transform, *rows):
-    state = transform.init(len(rows[0]))
+    state, scores = transform.init(len(rows[0])), None
     for row in rows:
         scores, state = transform.update(jnp.asarray(row, jnp.float32), state)
     return np.asarray(scores)

@@ -12,7 +12,7 @@ from attent_jax.training import build_train_step, init_train_state
 X = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 Y = np.random.default_rng(1).normal(size=6).astype(np.float32)
 BATCH = {"x": X, "y": Y}
-WEIGHTS = np.array([1.0, 0.5, 2.0, 0.0, 1.0, 0.25], np.float32)
+WEIGHTS = jnp.array([1.0, 0.5, 2.0, 0.0, 1.0, 0.25])
 
 
 def loss_fn(params, rng, batch):
@@ -48,7 +48,7 @@ def test_rows_of_weight_zero_have_no_part_in_the_step(filling):
     without = {"x": np.delete(X, padding, 0), "y": np.delete(Y, padding)}
     new, info = train_step(state, None, filled, WEIGHTS)
     expected, expected_info = train_step(
-        state, None, without, np.delete(WEIGHTS, padding)
+        state, None, without, jnp.delete(WEIGHTS, padding)
     )
     np.testing.assert_allclose(info.loss, expected_info.loss, rtol=1e-6)
     np.testing.assert_allclose(info.grad_norm, expected_info.grad_norm, rtol=1e-6)
@@ -70,7 +70,7 @@ def test_a_batch_of_padding_alone_changes_nothing():
     optimizer = optax.sgd(0.1)
     train_step = build_train_step(loss_fn, optimizer)
     state = init_train_state(jnp.ones(3), optimizer)
-    new, info = train_step(state, None, BATCH, np.zeros(6, np.float32))
+    new, info = train_step(state, None, BATCH, jnp.zeros(6))
     assert info.loss == info.grad_norm == 0  # 0 / 0 would be NaN
     np.testing.assert_array_equal(new.params, state.params)
 
@@ -130,7 +130,7 @@ def test_a_training_traces_once_over_ragged_batches():
     state = init_train_state(jnp.ones(3), optimizer)
     types = jax.tree.map(jax.typeof, state)
     for count in range(1, 7):
-        weights = (np.arange(6) < count).astype(np.float32)
+        weights = (jnp.arange(6) < count).astype(jnp.float32)
         state, _ = train_step(state, jax.random.key(0), BATCH, weights)
         assert jax.tree.map(jax.typeof, state) == types
     assert num_traces == 1
@@ -159,7 +159,7 @@ def test_golden_train_step():
     labels = jnp.array([0, 1, 2, 0])
 
     def classification_loss(params, rng, batch):
-        logits = model.apply(params, batch[0])
+        logits = jnp.asarray(model.apply(params, batch[0]))
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1])
 
     params = model.init(jax.random.key(0), tokens)

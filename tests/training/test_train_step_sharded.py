@@ -1,5 +1,7 @@
 """The step on eight devices equals the step on one."""
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,7 +44,8 @@ def mesh():
 
 
 def three_steps(train_step, batch, weights):
-    state = start()
+    state: Any = start()
+    info: Any = None
     for _ in range(3):
         state, info = train_step(state, None, batch, weights)
     return state, info
@@ -52,16 +55,23 @@ def single():
     return three_steps(build_train_step(loss_fn, OPTIMIZER), BATCH, WEIGHTS)
 
 
-def shard_mapped(check_vma):
+def over_shards(loss_fn, **options):
     replicated, split = PartitionSpec(), PartitionSpec("data")
-    train_step = jax.shard_map(
-        build_train_step(loss_fn, OPTIMIZER, axis_name="data"),
-        mesh=mesh(),
-        in_specs=(replicated, replicated, split, split),
-        out_specs=(replicated, TrainInfo(replicated, split, replicated)),
-        check_vma=check_vma,
+    info: Any = TrainInfo(*cast(Any, (replicated, split, replicated)))
+    return jax.jit(
+        jax.shard_map(
+            build_train_step(loss_fn, OPTIMIZER, axis_name="data"),
+            mesh=mesh(),
+            in_specs=(replicated, replicated, split, split),
+            out_specs=(replicated, info),
+            **options,
+        )
     )
-    return three_steps(jax.jit(train_step), BATCH, WEIGHTS)
+
+
+def shard_mapped(check_vma):
+    train_step = over_shards(loss_fn, check_vma=check_vma)
+    return three_steps(train_step, BATCH, WEIGHTS)
 
 
 def pmapped():
@@ -72,6 +82,7 @@ def pmapped():
         (BATCH, WEIGHTS),
     )
     state = jax.tree.map(lambda leaf: jnp.stack([leaf] * NUM_DEVICES), start())
+    info: Any = None
     for _ in range(3):
         state, info = mapped(state, None, shards, weights)
     for leaf in jax.tree.leaves(state):  # replicas stay replicas
@@ -113,15 +124,8 @@ def test_each_shard_has_its_own_randomness():
     def noise(params, rng, batch):
         return jax.random.uniform(rng, (len(batch),)) + 0 * params
 
-    replicated, split = PartitionSpec(), PartitionSpec("data")
-    train_step = jax.shard_map(
-        build_train_step(noise, OPTIMIZER, axis_name="data"),
-        mesh=mesh(),
-        in_specs=(replicated, replicated, split, split),
-        out_specs=(replicated, TrainInfo(replicated, split, replicated)),
-    )
     state = init_train_state(jnp.array(0.0), OPTIMIZER)
-    _, info = train_step(
+    _, info = over_shards(noise)(
         state, jax.random.key(0), jnp.zeros(NUM_EXAMPLES), jnp.asarray(WEIGHTS)
     )
     assert len(set(info.losses.tolist())) == NUM_EXAMPLES
