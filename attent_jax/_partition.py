@@ -82,7 +82,11 @@ class _Bracket(NamedTuple):
     count_low: Int[Array, ""]
     count_high: Int[Array, ""]
     halve: Bool[Array, ""]
-    """Whether to halve next, as interpolation left more than half of the width."""
+    """Whether to halve the width next, as interpolation came hardly closer."""
+
+    def distance(self, num: Int[Array, ""]) -> Int[Array, ""]:
+        """How many keys the nearer end is off."""
+        return jnp.minimum(self.count_low - num, num - self.count_high)
 
 
 def _threshold(
@@ -93,25 +97,22 @@ def _threshold(
     Either that number is `num`, or the threshold is the largest with at least `num`.
     Each pass counts the keys above a pivot. The first two pivots are quantiles of a
     sample, so that few keys are left between them; then pivots are interpolated
-    between the counts, or halve the bracket where interpolation was slow.
+    between the counts, or halve the bracket where that came hardly closer.
     """
 
     def shrink(bracket: _Bracket, pivot: UInt[Array, ""]) -> _Bracket:
-        low, high, count_low, count_high, halved = bracket
-        pivot = jnp.clip(pivot, low + 1, high)
+        pivot = jnp.clip(pivot, bracket.low + 1, bracket.high)
         count = jnp.sum(keys >= pivot, dtype=num.dtype)
         enough = count >= num
-        new_low, new_high = (
-            jnp.where(enough, pivot, low),
-            jnp.where(enough, high, pivot),
+        closer = _Bracket(
+            low=jnp.where(enough, pivot, bracket.low),
+            high=jnp.where(enough, bracket.high, pivot),
+            count_low=jnp.where(enough, count, bracket.count_low),
+            count_high=jnp.where(enough, bracket.count_high, count),
+            halve=jnp.array(False),
         )
-        return _Bracket(
-            new_low,
-            new_high,
-            jnp.where(enough, count, count_low),
-            jnp.where(enough, count_high, count),
-            ~halved & (new_high - new_low > (high - low) // 2),
-        )
+        is_slow = closer.distance(num) > bracket.distance(num) // 2
+        return closer._replace(halve=is_slow & ~bracket.halve)
 
     def is_open(bracket: _Bracket) -> Bool[Array, ""]:
         return (bracket.high - bracket.low > 1) & (bracket.count_low != num)
@@ -132,7 +133,7 @@ def _threshold(
     )
     sample = jnp.sort(keys[:: max(1, keys.size // _SAMPLE_SIZE)])
     middle = sample.size * (1 - num / keys.size)
-    for margin in (-1.5, 1.5):  # three standard deviations of a sample quantile
+    for margin in (-1.0, 1.0):  # two standard deviations of a sample quantile
         place = jnp.clip(middle + margin * sample.size**0.5, 0, sample.size - 1)
         bracket = shrink(bracket, sample[place.astype(jnp.int32)])
     bracket = bracket._replace(halve=jnp.array(False))

@@ -43,9 +43,12 @@ def gumbel_top_k(temperature: float = 1.0) -> SelectFn:
     def select(rng, scores, num_selected):
         check_rng("rng", rng)
         num_selected = check_scores(scores, num_selected)
-        noise = jax.random.gumbel(rng, scores.shape, scores.dtype)
+        dtype = jnp.promote_types(scores.dtype, jnp.float32)
+        noise = jax.random.gumbel(rng, scores.shape, dtype)
         # score / T + noise, scaled so that no temperature overflows
-        perturbed = scores / max(temperature, 1.0) + min(temperature, 1.0) * noise
+        wide = scores.astype(dtype)
+        scaled = jnp.where(jnp.isinf(wide), wide, wide / max(temperature, 1.0))
+        perturbed = scaled + min(temperature, 1.0) * noise
         mask = largest(num_selected, sortable(perturbed), sortable(noise))
         return select_marked(mask, num_selected)
 
