@@ -1,6 +1,7 @@
 """Soft selection: a draw weighted by the scores."""
 
 import jax
+import jax.numpy as jnp
 
 from attent_jax._checks import check_number, check_rng
 from attent_jax._partition import largest, sortable
