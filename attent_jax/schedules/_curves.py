@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from attent_jax._checks import check_count, check_number
 from attent_jax.typing import Schedule
@@ -47,8 +48,14 @@ def linear(initial: float, final: float, num_steps: int) -> Schedule:
     num_steps = check_count("num_steps", num_steps)
 
     def schedule(step):
-        # Multiplied before divided: exact wherever the value is representable.
-        rise = (final - initial) * jnp.clip(step, 0, num_steps) / num_steps
+        # A value that is representable shall be exact, for floor() to be right. XLA
+        # divides by multiplying with a reciprocal, and merges constants (so the
+        # barriers); the remainder mends what that rounds.
+        product = lax.optimization_barrier(
+            (final - initial) * jnp.clip(step, 0, num_steps)
+        )
+        rise = lax.optimization_barrier(product / num_steps)
+        rise += (product - rise * num_steps) / num_steps
         return jnp.where(step >= num_steps, final, initial + rise)
 
     return schedule

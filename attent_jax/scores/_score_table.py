@@ -68,7 +68,8 @@ class ScoreTable(NamedTuple):
     def scores(self) -> Scores:
         """`[pool]` the scores: the averages, the highest of them where not yet seen."""
         seen = jnp.isfinite(self.losses)
-        highest = jnp.max(self.losses, where=seen, initial=0.0)
+        highest = jnp.max(self.losses, where=seen, initial=-jnp.inf)
+        highest = jnp.where(jnp.any(seen), highest, 0.0)
         return jnp.where(jnp.isposinf(self.losses), highest, self.losses)
 
 

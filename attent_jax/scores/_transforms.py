@@ -31,9 +31,11 @@ def standardize() -> ScoreTransform:
 
     def update(scores, state):
         finite = jnp.isfinite(scores)
-        mean = jnp.mean(scores, where=finite)
-        spread = jnp.std(scores, where=finite)
-        scaled = (scores - mean) / jnp.where(spread > 0, spread, 1)
+        # From the least score on: equal scores then have no spread, not a rounding's.
+        above = scores - jnp.min(scores, where=finite, initial=jnp.inf)
+        mean = jnp.mean(above, where=finite)
+        spread = jnp.std(above, where=finite)
+        scaled = (above - mean) / jnp.where(spread > 0, spread, 1)
         return jnp.where(finite, scaled, scores), state
 
     return ScoreTransform(lambda num_examples: (), update)
@@ -65,11 +67,14 @@ def ema(decay: float) -> ScoreTransform:
     """
     decay = check_decay(decay)
 
+    def init(num_examples):
+        return jnp.full(num_examples, jnp.nan, dtype=float)
+
     def update(scores, state):
         average = blend(state, scores, decay).astype(state.dtype)
         return average, average
 
-    return ScoreTransform(lambda num_examples: jnp.full(num_examples, jnp.nan), update)
+    return ScoreTransform(init, update)
 
 
 def trim_top(quantile: float) -> ScoreTransform:

@@ -67,9 +67,10 @@ def build_train_step(
     Returns:
       `(state, rng, batch, weights[batch]) -> (state, info)`, jitted. The step folds
       its number (and its place on the axis) into `rng`, so that one key serves a
-      whole training; None is for losses that need none. Rows of weight 0 have no
-      part in the step, also where their loss is not finite. To update in place, wrap
-      it: `jax.jit(train_step, donate_argnums=0)`.
+      whole training; None is for losses that need none. Rows of weight 0 add nothing
+      to the step if, like all others, they have a finite loss and gradient: pad with
+      a copy of a real example, as `data.epoch_order` does. To update in place, wrap
+      the step: `jax.jit(train_step, donate_argnums=0)`.
 
     Raises:
       ValueError: from the step, when first called, if `loss_fn` does not return one
@@ -114,10 +115,8 @@ def build_train_step(
         def share_of_loss(params):
             losses = loss_fn(params, rng, batch)
             check_per_example("loss_fn", losses, num_examples)
-            counted = jnp.where(weights > 0, losses, 0) * weights
-            return jnp.sum(counted) / jnp.where(
-                total_weight > 0, total_weight, 1
-            ), losses
+            divisor = jnp.where(total_weight > 0, total_weight, 1)
+            return jnp.sum(losses * weights) / divisor, losses
 
         grad_fn = jax.value_and_grad(share_of_loss, has_aux=True)
         (loss, losses), grads = grad_fn(params)
