@@ -55,13 +55,14 @@ def check_rng(name: str, rng: Any, *, optional: bool = False) -> None:
     """Refuse anything but one typed key (or None, where optional)."""
     if rng is None and optional:
         return
+    dtype = getattr(rng, "dtype", None)
     if not isinstance(rng, jax.Array) or not jnp.issubdtype(
         rng.dtype, jax.dtypes.prng_key
     ):
-        dtype = f" of dtype {rng.dtype}" if hasattr(rng, "dtype") else ""
+        kind = type(rng).__name__ if dtype is None else f"an array of {dtype}"
         raise TypeError(
-            f"{name} must be a typed key, got {type(rng).__name__}{dtype}: make one "
-            f"with jax.random.key(seed), or wrap a raw uint32 key with "
+            f"{name} must be a typed key, got {kind}: make one with "
+            f"jax.random.key(seed), or wrap a raw uint32 key with "
             f"jax.random.wrap_key_data(key)."
         )
     if rng.shape != ():

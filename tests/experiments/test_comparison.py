@@ -35,7 +35,7 @@ def rows_of(cost=50.0, **qualities):
 def test_differences_are_paired_by_seed_with_students_interval():
     rows = rows_of(full=FULL, method=[91.0, 92.5, 92.0])
     # Unpaired, the standard error would be 0.73, not 0.167.
-    margin = stats.t.ppf(0.975, 2) * np.std([1.0, 0.5, 1.0], ddof=1) / 3**0.5
+    margin = float(stats.t.ppf(0.975, 2) * np.std([1.0, 0.5, 1.0], ddof=1) / 3**0.5)
     delta = difference(rows, "method", "full")
     assert delta is not None
     np.testing.assert_allclose(delta, [5 / 6, 5 / 6 - margin, 5 / 6 + margin])
