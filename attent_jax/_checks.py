@@ -12,6 +12,8 @@ import numpy as np
 def check_count(name: str, value: Any, *, minimum: int = 1) -> int:
     """`value` as an int, at least `minimum`."""
     try:
+        if isinstance(value, bool):
+            raise TypeError
         count = operator.index(value)
     except TypeError:
         raise TypeError(

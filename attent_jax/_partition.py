@@ -121,7 +121,8 @@ def _threshold(
         low, high, count_low, count_high, halve = bracket
         width = high - low
         share = (count_low - num) / (count_low - count_high)
-        inner = (width * share * (1 - 1e-6)).astype(width.dtype)
+        inner = width.astype(share.dtype) * share * (1 - 1e-6)
+        inner = inner.astype(width.dtype)
         return shrink(bracket, low + jnp.where(halve, width // 2, inner))
 
     bracket = _Bracket(

@@ -15,6 +15,7 @@ _COLOURS = {
     "full": "black",
     "full-short": "tab:gray",
     "random": "tab:blue",
+    "random-fresh": "tab:cyan",
     "balanced": "tab:green",
     "attent-soft": "tab:orange",
     "attent-hard": "tab:purple",

@@ -18,10 +18,10 @@ from experiments.comparison import (
 )
 
 _VERDICTS = """\
-A method **wins** if it is non-inferior to full training at lower cost and above both
+A method **wins** if it is non-inferior to full training at lower cost and above all
 equal-cost controls ({controls}). It is **non-inferior** if the 95 % interval of its
 paired difference from full training lies above −{margin:g} points. It **pays nothing**
-if it is not above both controls, that is if an interval of those differences reaches
+if it is not above all controls, that is if an interval of those differences reaches
 down to 0. Intervals are Student's t over {seeds} seeds; the margin was set in advance.
 """
 
@@ -137,7 +137,7 @@ def to_markdown(
         _markdown_table(differences),
         "## How to read the verdicts",
         _VERDICTS.format(
-            controls=" and ".join(EQUAL_COST_CONTROLS),
+            controls=", ".join(EQUAL_COST_CONTROLS),
             margin=margin,
             seeds="–".join(map(str, seeds)),
         ),

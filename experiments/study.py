@@ -120,11 +120,6 @@ class Study:
             eval_every=len(data.pool),
             observe=observe,
         )
-        progress.console.print(
-            f"seed {seed}  {method.name:<12} quality {row.quality:6.2f}  "
-            f"train {row.wall_train_s:5.1f} s  score {row.wall_score_s:4.1f} s  "
-            f"compile {row.compile_s:4.1f} s"
-        )
         self.rows.append(row)
         evaluated = [epoch for epoch in epochs if epoch.measures]
         self.curves.setdefault(method.name, []).append(
@@ -138,6 +133,11 @@ class Study:
             costs = np.array([epoch.cost_examples for epoch in epochs])
             self.choices[method.name] = plots.Choice(costs, taught)
         self.run.write("report.json", self._json(is_complete=False))
+        progress.console.print(
+            f"seed {seed}  {method.name:<12} quality {row.quality:6.2f}  "
+            f"train {row.wall_train_s:5.1f} s  score {row.wall_score_s:4.1f} s  "
+            f"compile {row.compile_s:4.1f} s"
+        )
 
     def report(self, is_complete: bool) -> str:
         """Write the reports and figures; returns the one in Markdown."""

@@ -99,7 +99,8 @@ def teach(
     taught = np.zeros((len(steps_per_epoch), len(pool)), bool)
     step, num_scored, cost, next_eval, measures = 0, 0, 0.0, eval_every, {}
     for epoch, epoch_steps in enumerate(steps_per_epoch):
-        scores = table.scores
+        with timer.phase("select") as wait:
+            scores = wait(table.scores)
         if method.scores_by_pass and teacher.needs_scores(teaching):
             with timer.phase("score") as wait:
                 scores = wait(
@@ -166,8 +167,9 @@ def fit_to_budget(
 ) -> tuple[Teacher, list[int]]:
     """The teacher of just as many epochs as the budget needs, and their steps.
 
-    The last epoch is cut where the budget is spent. The steps' sum is the length of
-    the learning-rate schedule. Kept for a method's next seed, with what it compiled.
+    Every epoch is shortened by the same share, so that the plan keeps its phases: each
+    then teaches a random part of its selection. The steps' sum is the length of the
+    learning-rate schedule. Kept for a method's next seed, with what it compiled.
     """
     score_cost = SCORE_COST * method.scores_by_pass
 
@@ -189,17 +191,11 @@ def fit_to_budget(
         teacher, plan, spent = plan_of(num_epochs)
     while num_epochs > 3 and (fewer := plan_of(num_epochs - 1))[-1] >= 1:
         num_epochs, (teacher, plan, _) = num_epochs - 1, fewer
-    return teacher, _cut(plan, budget, score_cost)
+    return teacher, _shortened(plan, budget, score_cost)
 
 
-def _cut(plan: TeachingPlan, budget: float, score_cost: float) -> list[int]:
-    """The plan's steps per epoch until `budget` examples of cost are spent."""
-    steps = []
-    for is_scored, planned in zip(plan.needs_scores, plan.steps_per_epoch, strict=True):
-        budget -= is_scored * plan.num_examples * score_cost
-        affordable = int(np.ceil(budget / plan.batch_size))
-        if affordable <= 0:
-            break
-        steps.append(min(int(planned), affordable))
-        budget -= steps[-1] * plan.batch_size
-    return steps
+def _shortened(plan: TeachingPlan, budget: float, score_cost: float) -> list[int]:
+    """The plan's steps per epoch, shortened alike to cost `budget` examples."""
+    affordable = (budget - plan.num_scored * score_cost) / plan.batch_size
+    ends = np.cumsum(plan.steps_per_epoch) * (np.ceil(affordable) / plan.num_steps)
+    return np.diff(np.rint(ends).astype(int), prepend=0).tolist()

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from attent_jax._checks import check_count
@@ -30,7 +31,7 @@ class ScoreTable(NamedTuple):
     """
 
     losses: Float[Array, "pool"]
-    """`[pool]` averaged losses; +inf where not yet seen."""
+    """`[pool]` averaged losses; +inf where not yet seen, or lost to +inf."""
 
     @classmethod
     def init(cls, num_examples: int) -> "ScoreTable":
@@ -40,9 +41,9 @@ class ScoreTable(NamedTuple):
 
     def update(
         self,
-        ids: Int[Array, "batch"],
+        ids: Int[Array, "batch"] | Int[np.ndarray, "batch"],
         losses: Float[Array, "batch"],
-        weights: Float[Array, "batch"] | None = None,
+        weights: Float[Array, "batch"] | Float[np.ndarray, "batch"] | None = None,
         *,
         decay: float = 0.3,
     ) -> "ScoreTable":

@@ -93,8 +93,8 @@ def attent(
         ratio_at = constant(ratio)
     if not callable(interval):
         interval = constant(check_count("interval", interval))
-    warmup = check_number("num_warmup_epochs", num_warmup_epochs, low=0)
-    final = check_number("num_final_epochs", num_final_epochs, low=0)
+    warmup = check_number("num_warmup_epochs", num_warmup_epochs, low=0, high=_NEVER)
+    final = check_number("num_final_epochs", num_final_epochs, low=0, high=_NEVER)
     first_taught = math.ceil(warmup)
     first_final = _NEVER
     if num_epochs is not None:
@@ -150,17 +150,17 @@ def attent(
     def update(rng, state, scores):
         check_rng("rng", rng)
         pool_size = state.selection.indices.size
-        if scores.shape != (pool_size,):
+        if jnp.shape(scores) != (pool_size,):
             raise ValueError(
                 f"scores must have shape ({pool_size},), one per example of the pool "
-                f"the teacher was initialised for, got {scores.shape}: pass the whole "
-                f"pool's scores, in id order."
+                f"the teacher was initialised for, got {jnp.shape(scores)}: pass the "
+                f"whole pool's scores, in id order; zeros while none are due."
             )
         epoch, taught, due = state.epoch, is_taught(state.epoch), is_due(state)
         num_selected = jnp.where(
             taught, num_taught(epoch, pool_size), num_untaught(epoch, pool_size)
         ).astype(jnp.int32)
-        epochs = jnp.floor(interval(epoch)).astype(jnp.int32)
+        epochs = jnp.minimum(jnp.floor(interval(epoch)), _NEVER).astype(jnp.int32)
         selection = lax.switch(
             jnp.where(due, 2, ~taught),
             [

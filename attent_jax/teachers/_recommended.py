@@ -41,7 +41,8 @@ def recommended(num_epochs: int | None = None) -> Teacher:
           4     yes           300      6
           5       -           231      5
 
-    Every number was chosen by measurement; `experiments/demo.py` repeats it.
+    The numbers were chosen by prototypes on several workloads; the demo compares the
+    whole with its controls.
     """
     final = 0.0
     if num_epochs is not None:

@@ -19,7 +19,8 @@ class SelectionOverhead:
     """Time `teacher.update` on pools of scores, selecting anew at every call.
 
     The baseline is `numpy.argpartition(-scores, k)`: indices alone, no weights, ties
-    and NaN as they fall. torch.topk joins where torch is installed.
+    and NaN as they fall. torch.topk (unsorted) joins where torch is installed; ratios
+    are to the faster.
     """
 
     num_examples: tuple[int, ...] = (10_000, 1_000_000, 10_000_000)
@@ -38,7 +39,8 @@ def main(config: SelectionOverhead) -> None:
         contestants = _contestants(scores, config.ratio)
         seconds = time_interleaved(contestants, repeats=config.repeats)
         print(f"{num_examples:,} scores")
-        print(table(seconds, "numpy.argpartition"))
+        peers = [name for name in seconds if not name.startswith("update")]
+        print(table(seconds, min(peers, key=seconds.__getitem__)))
 
 
 def _contestants(scores: np.ndarray, ratio: float) -> dict[str, Callable]:
@@ -49,7 +51,9 @@ def _contestants(scores: np.ndarray, ratio: float) -> dict[str, Callable]:
     if importlib.util.find_spec("torch"):
         torch = importlib.import_module("torch")
         tensor = torch.from_numpy(scores)
-        contestants["torch.topk"] = lambda: torch.topk(tensor, num_selected).indices
+        contestants["torch.topk"] = lambda: (
+            torch.topk(tensor, num_selected, sorted=False).indices
+        )
     for name, select_fn in (
         ("update, top_k", selectors.top_k()),
         ("update, gumbel_top_k", selectors.gumbel_top_k(1.0)),
