@@ -19,7 +19,7 @@ def main() -> int:
         )
         mains = dict(_EXPERIMENTS.values())
         return mains[type(config)](config)
-    except (ValueError, FileExistsError) as error:
+    except FileExistsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

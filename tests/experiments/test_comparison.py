@@ -76,13 +76,26 @@ def test_differences_use_only_the_seeds_that_both_have():
     ],
 )
 def test_verdicts_need_every_comparison(method, controls, cost, word):
-    rows = rows_of(cost, full=FULL, full_short=controls, random=controls, method=method)
+    rows = rows_of(
+        cost,
+        full=FULL,
+        full_short=controls,
+        random=controls,
+        random_fresh=controls,
+        method=method,
+    )
     assert verdict(rows, "method", margin=0.25) == word
 
 
 def test_one_control_that_is_not_beaten_denies_the_win():
     better, worse = [90.2, 92.1, 91.2], [89.0, 91.1, 90.0]
-    rows = rows_of(full=FULL, full_short=worse, random=better, method=[90.1, 92, 91])
+    rows = rows_of(
+        full=FULL,
+        full_short=worse,
+        random=better,
+        random_fresh=worse,
+        method=[90.1, 92, 91],
+    )
     assert verdict(rows, "method", margin=0.25) == "non-inferior, pays nothing"
     assert verdict(rows, "full", margin=0.25) == "reference"
     assert verdict(rows, "random", margin=0.25) == "control"

@@ -30,7 +30,8 @@ def test_the_demo_runs_from_end_to_end(tmp_path):
     demo = start_demo(
         tmp_path / "run",
         *("--seeds", "2", "--epochs", "2"),
-        *("--methods", "full", "full-short", "random", "attent-hard", "recommended"),
+        *("--methods", "full", "full-short", "random", "random-fresh"),
+        *("attent-hard", "recommended"),
     )
     output, errors = demo.communicate()
     assert demo.returncode == 0, errors
@@ -39,13 +40,14 @@ def test_the_demo_runs_from_end_to_end(tmp_path):
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["is_complete"]
     rows = report["rows"]
-    assert len(rows) == 10
+    assert len(rows) == 12
     assert all(row["quality"] > 90 for row in rows)  # the commonest category: 87
     costs = {row["method"]: row["cost_examples"] for row in rows}
     assert costs.pop("full") == 32_000
     assert all(16_000 <= cost < 16_064 for cost in costs.values())
-    # One compilation serves every method: the second seed has nothing to compile.
-    assert all(row["compile_s"] < 0.2 for row in rows if row["seed"] == 1)
+    # One compilation serves every method: the second seed has next to nothing left.
+    compiled = [sum(r["compile_s"] for r in rows if r["seed"] == s) for s in (0, 1)]
+    assert compiled[1] < compiled[0] / 4
     verdicts = {entry["method"]: entry["verdict"] for entry in report["summary"]}
     assert verdicts["full"] == "reference"
     assert verdicts["recommended"] not in ("undecided", "control")
