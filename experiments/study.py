@@ -58,6 +58,7 @@ class Study:
         """
         console = Console(highlight=False)
         console.print(f"Writing to {self.run.folder}")
+        self.run.write("report.json", self._json(is_complete=False))
         columns = [TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()]
         is_complete = False
         with Progress(*columns, console=console, transient=True) as progress:

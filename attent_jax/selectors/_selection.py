@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -26,7 +27,7 @@ def check_scores(scores: Any, num_selected: Any) -> Int[Array, ""]:
         )
     if not scores.size:
         raise ValueError("scores is empty: the pool needs at least one example.")
-    if isinstance(num_selected, int | np.integer):
+    if not isinstance(num_selected, jax.Array | np.ndarray):
         check_count("num_selected", num_selected)
         if num_selected > scores.size:
             raise ValueError(

@@ -24,7 +24,8 @@ def score_pool(
 ) -> Float[Array, "pool"]:
     """Stream a pool through a score function, each example exactly once.
 
-    Compiles once for a `score_fn`: keep it, do not build it anew for each call.
+    Compiles once for a `score_fn`: keep it, do not build it anew for each call (a bound
+    method is anew each time).
 
     Args:
       score_fn: `(params, rng, batch) -> [batch]`.
