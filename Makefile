@@ -41,7 +41,7 @@ format: setup ## Format and mend what can be mended
 	$(VENV)/bin/ruff check --fix .
 
 lock: setup ## Resolve the requirements anew, for every Python and platform
-	$(VENV)/bin/uv pip compile pyproject.toml --extra experiments --extra dev \
+	$(VENV)/bin/uv pip compile pyproject.toml --extra experiments --extra theory --extra dev \
 	  --universal --python-version 3.11 --fork-strategy requires-python --upgrade \
 	  --generate-hashes --no-header --no-annotate --quiet --output-file $(LOCK)
 

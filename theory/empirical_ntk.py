@@ -1,0 +1,326 @@
+"""The empirical ANTK of any network: as a kernel, and as an operator without one.
+
+Paper, Sec. 3: K_θ(S, S') = ⟨∂f_θ(S)/∂θ, ∂f_θ(S')/∂θ⟩. Gradient descent on θ moves the
+function along it: df/dt = −(η/N) K_θ ∂L/∂f.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from attent_jax.typing import Batch, Params
+from theory._checks import check_count, check_fits, leading_size
+from theory._neural_tangents import known_deprecations
+from theory._neural_tangents import neural_tangents as nt
+from theory.layout import blockwise
+
+Trainable = PyTree[bool] | Callable[[Params], PyTree[bool]]
+"""Which parameters are trained: bools at leaves or whole subtrees, or a function that
+tells them from the parameters, as optax.masked takes it."""
+
+_IMPLEMENTATIONS = {
+    "jacobian_contraction": nt.NtkImplementation.JACOBIAN_CONTRACTION,
+    "ntk_vector_products": nt.NtkImplementation.NTK_VECTOR_PRODUCTS,
+}
+
+
+class DeterministicApplyFn(Protocol):
+    """The network's outputs, `[n, ...]`, a row per example; you write it.
+
+    No example's output may depend on another example (no batch norm).
+    """
+
+    def __call__(self, params: Params, x: Batch, /) -> Float[Array, "n ..."]: ...
+
+
+class KernelFn(Protocol):
+    """A kernel between examples, in the layout of `theory.layout`."""
+
+    def __call__(
+        self, params: Params, x1: Batch, x2: Batch | None = None, /
+    ) -> Float[Array, "n m ..."]: ...
+
+
+class KernelProductFn(Protocol):
+    """K v for the kernel between examples, without the kernel."""
+
+    def __call__(
+        self,
+        params: Params,
+        values: Float[Array, "m ..."],
+        x1: Batch,
+        x2: Batch | None = None,
+        /,
+    ) -> Float[Array, "n ..."]: ...
+
+
+def empirical_ntk(
+    apply_fn: DeterministicApplyFn,
+    *,
+    trace_axes: Sequence[int] = (-1,),
+    implementation: Literal[
+        "jacobian_contraction", "ntk_vector_products"
+    ] = "jacobian_contraction",
+    batch_size: int | None = None,
+    trainable: Trainable = True,
+) -> KernelFn:
+    """The empirical ANTK, by neural-tangents, in its layout and scaling.
+
+    Args:
+      apply_fn: `(params, x) -> [n, ...]`, deterministic.
+      trace_axes: output axes over whose equal entries the kernel is averaged; `()` for
+        the full kernel.
+      implementation: "jacobian_contraction" holds the Jacobian of a block's outputs;
+        "ntk_vector_products" holds none, and is slower but for few outputs.
+      batch_size: compute blocks of so many examples by as many. None: all at once.
+      trainable: which parameters count, such as a layer's or LoRA's; all by default.
+
+    Returns:
+      `(params, x1, x2=None) -> kernel`: for outputs `[n, s, p]` and `[m, t, p]` the
+      traced kernel `[n, m, s, t]` (divided by p) or the full one `[n, m, s, t, p, p]`.
+      `x2=None` means x1, and costs half.
+
+    Raises:
+      ValueError: if an argument is unknown, the outputs of x1 and x2 do not match, or
+        the kernel or the Jacobian does not fit into memory.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from theory.empirical_ntk import empirical_ntk
+      >>> def apply_fn(params, x):
+      ...     return x @ params["w"]  # [n, 3] -> [n, 2]
+      >>> kernel_fn = empirical_ntk(apply_fn, trace_axes=())
+      >>> kernel_fn({"w": jnp.zeros((3, 2))}, jnp.ones((5, 3))).shape
+      (5, 5, 2, 2)
+    """
+    if implementation not in _IMPLEMENTATIONS:
+        raise ValueError(
+            f"implementation must be one of {', '.join(_IMPLEMENTATIONS)}, got "
+            f"{implementation!r}: neural-tangents' other implementations do not run on "
+            f"jax {jax.__version__}."
+        )
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
+
+    @jax.jit
+    def compute(params: Params, x1: Batch, x2: Batch | None) -> Array:
+        trained, rebuild = _split(params, trainable)
+        kernel_fn = nt.empirical_ntk_fn(
+            lambda trained, x: apply_fn(rebuild(trained), x),
+            trace_axes=tuple(trace_axes),
+            vmap_axes=0,
+            implementation=_IMPLEMENTATIONS[implementation],
+        )
+
+        def block_fn(rows: Batch, columns: Batch | None) -> Array:
+            with known_deprecations():
+                return kernel_fn(rows, columns, trained)
+
+        if batch_size is None:
+            return block_fn(x1, x2)
+        return blockwise(block_fn, x1, x2, batch_size)
+
+    def kernel_fn(params: Params, x1: Batch, x2: Batch | None = None, /) -> Array:
+        outputs1, outputs2 = _outputs(apply_fn, params, x1, x2)
+        traced = _traced(trace_axes, outputs1, outputs2)
+        shape = [
+            length
+            for axis, lengths in enumerate(
+                zip(outputs1.shape, outputs2.shape, strict=True)
+            )
+            if axis not in traced
+            for length in lengths
+        ]
+        num_trained = sum(map(jnp.size, _split(params, trainable)[0]))
+        _check_memory(shape, outputs1, batch_size, num_trained, implementation)
+        return compute(params, x1, x2)
+
+    return kernel_fn
+
+
+def ntk_vector_product(
+    apply_fn: DeterministicApplyFn,
+    *,
+    batch_size: int | None = None,
+    trainable: Trainable = True,
+) -> KernelProductFn:
+    """The full empirical ANTK as an operator, v -> K v, for pools of any size.
+
+    One vjp on x2 and one jvp on x1: K(x1, x2) v = J(x1) (J(x2)ᵀ v), the cost of about
+    one training step, in its memory.
+
+    Args:
+      apply_fn: `(params, x) -> [n, ...]`, deterministic.
+      batch_size: examples at a time. None: all at once.
+      trainable: which parameters count; all by default.
+
+    Returns:
+      `(params, values, x1, x2=None) -> [n, ...]`: values of the shape of f(x2), the
+      product of that of f(x1).
+
+    Raises:
+      ValueError: if values do not have the shape of the outputs.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from theory.empirical_ntk import ntk_vector_product
+      >>> product_fn = ntk_vector_product(lambda params, x: x @ params)
+      >>> x = jnp.eye(3)
+      >>> product_fn(jnp.zeros((3, 2)), jnp.ones((3, 2)), x).shape
+      (3, 2)
+    """
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
+
+    @jax.jit
+    def compute(params: Params, values: Array, x1: Batch, x2: Batch | None) -> Array:
+        trained, rebuild = _split(params, trainable)
+
+        def outputs_of(x: Batch) -> Callable[[PyTree], Array]:
+            return lambda trained: _apply(apply_fn, rebuild(trained), x, batch_size)
+
+        _, pull_back = jax.vjp(outputs_of(x1 if x2 is None else x2), trained)
+        direction = pull_back(values)
+        return jax.jvp(outputs_of(x1), (trained,), direction)[1]
+
+    def product_fn(
+        params: Params, values: Array, x1: Batch, x2: Batch | None = None, /
+    ) -> Array:
+        _, outputs2 = _outputs(apply_fn, params, x1, x2)
+        if jnp.shape(values) != outputs2.shape:
+            raise ValueError(
+                f"values has shape {jnp.shape(values)}, but the outputs of "
+                f"{'x1' if x2 is None else 'x2'} have shape {outputs2.shape}: pass one "
+                f"value per output."
+            )
+        return compute(params, jnp.asarray(values, outputs2.dtype), x1, x2)
+
+    return product_fn
+
+
+def _apply(apply_fn, params: Params, x: Batch, batch_size: int | None) -> Array:
+    """`apply_fn(params, x)`, so that its derivatives hold one batch at a time."""
+    if batch_size is None:
+        return apply_fn(params, x)
+
+    @jax.checkpoint
+    def output(row: PyTree) -> Array:
+        return apply_fn(params, jax.tree.map(lambda leaf: leaf[None], row))[0]
+
+    return jax.lax.map(output, x, batch_size=batch_size)
+
+
+def _split(
+    params: Params, trainable: Trainable
+) -> tuple[list[Array], Callable[[list[Array]], Params]]:
+    """The trained leaves, and the function that puts others in their place."""
+    mask = trainable(params) if callable(trainable) else trainable
+    is_trained = jax.tree.leaves(_spread(mask, params))
+    leaves, treedef = jax.tree.flatten(params)
+    if not any(is_trained):
+        raise ValueError(
+            f"trainable={mask!r} leaves no parameter to train: mark at least one."
+        )
+
+    def rebuild(trained: list[Array]) -> Params:
+        replacements = iter(trained)
+        return treedef.unflatten(
+            next(replacements) if is_trained_leaf else leaf
+            for is_trained_leaf, leaf in zip(is_trained, leaves, strict=True)
+        )
+
+    return list(itertools.compress(leaves, is_trained)), rebuild
+
+
+def _spread(mask: PyTree[bool], params: Params) -> PyTree[bool]:
+    """A bool for each leaf of the parameters, from one for each subtree."""
+    try:
+        return jax.tree.map(
+            lambda is_trained, subtree: jax.tree.map(lambda _: is_trained, subtree),
+            mask,
+            params,
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"trainable={mask!r} is no tree of bools over the parameters "
+            f"({error}): give one for each leaf or subtree of "
+            f"{jax.tree.structure(params)}."
+        ) from None
+
+
+def _outputs(
+    apply_fn: DeterministicApplyFn, params: Params, x1: Batch, x2: Batch | None
+) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """What the network makes of both, abstractly; they must differ in length only."""
+    outputs = []
+    for name, x in (("x1", x1), ("x2", x1 if x2 is None else x2)):
+        num_examples = leading_size(name, x)
+        try:
+            output = jax.eval_shape(apply_fn, params, x)
+        except Exception as error:
+            shapes = jax.tree.map(jnp.shape, params)
+            raise ValueError(
+                f"apply_fn fails on {name} of shape {jax.tree.map(jnp.shape, x)} with "
+                f"params of shape {shapes} ({type(error).__name__}: {error}): pass the "
+                f"parameters of this model and inputs of the shape it takes."
+            ) from error
+        if output.shape[:1] != (num_examples,):
+            raise ValueError(
+                f"apply_fn maps {num_examples} examples of {name} to shape "
+                f"{output.shape}: return one row of outputs per example."
+            )
+        outputs.append(output)
+    if outputs[0].ndim != outputs[1].ndim:
+        raise ValueError(
+            f"the outputs of x1 and x2 have shapes {outputs[0].shape} and "
+            f"{outputs[1].shape}: give both as many axes."
+        )
+    return outputs[0], outputs[1]
+
+
+def _traced(trace_axes: Sequence[int], outputs1, outputs2) -> set[int]:
+    """The traced axes, counted from the front."""
+    traced = set()
+    for axis in trace_axes:
+        if not -outputs1.ndim < axis < outputs1.ndim or axis == 0:
+            raise ValueError(
+                f"trace_axes={tuple(trace_axes)} must name axes of the outputs, of "
+                f"shape {outputs1.shape}, other than the first, the examples; for one "
+                f"value per example, `[n]`, that is trace_axes=()."
+            )
+        if outputs1.shape[axis] != outputs2.shape[axis]:
+            raise ValueError(
+                f"trace_axes={tuple(trace_axes)} pairs the entries of an axis whose "
+                f"lengths differ in the outputs of x1, {outputs1.shape}, and of x2, "
+                f"{outputs2.shape}: trace over equal axes."
+            )
+        traced.add(axis % outputs1.ndim)
+    return traced
+
+
+def _check_memory(
+    shape: Sequence[int],
+    outputs: jax.ShapeDtypeStruct,
+    batch_size: int | None,
+    num_trained: int,
+    implementation: str,
+) -> None:
+    itemsize = outputs.dtype.itemsize
+    check_fits(
+        f"a kernel of shape {tuple(shape)}",
+        math.prod(shape) * itemsize,
+        "use fewer examples, trace over channels, or apply the kernel without holding "
+        "it, by theory.empirical_ntk.ntk_vector_product",
+    )
+    if implementation == "jacobian_contraction":
+        rows = min(batch_size or outputs.shape[0], outputs.shape[0])
+        check_fits(
+            f"the Jacobian of {rows} examples' outputs",
+            rows * math.prod(outputs.shape[1:]) * num_trained * itemsize,
+            "pass a smaller batch_size, or use theory.empirical_ntk.ntk_vector_product",
+        )
