@@ -9,7 +9,7 @@ Two covariances under the attention P_j of token j say all that the softmax does
 kernel. They are the importance that adapts it: both vanish where attention saturates on
 one token, not where it is uniform.
 
-    M_jca = Cov_{i ~ P_j}(U_ic, S_ia),    ω_jci = Cov_{k ~ P_j}(U_kc, K_ki) = (M W_K)_jci
+    M_jca = Cov_{l ~ P_j}(U_lc, S_la),    ω_jci = Cov_{l ~ P_j}(U_lc, K_li)
 
 and with them, heads summed (primes: the second sequence),
 
@@ -115,7 +115,8 @@ def attention_ntk(
         the result. None: all at once.
 
     Returns:
-      Four kernels: full `[n, m, s, t, p, p]`, trace `[n, m, s, t]`, pool `[n, m, p, p]`.
+      Four kernels, each full `[n, m, s, t, p, p]`, trace `[n, m, s, t]` or pool
+      `[n, m, p, p]`.
 
     Raises:
       ValueError: if shapes do not match, or the kernels do not fit into memory.
@@ -155,7 +156,7 @@ def _attention_ntk(params, x1, x2, causal, readout, batch_size) -> AttentionKern
     def kernel_fn(x1: Array, x2: Array | None) -> AttentionKernel:
         first = _tokens(params, x1, causal)
         second = first if x2 is None else _tokens(params, x2, causal)
-        return contract(params.w_o, first, second)
+        return contract(params, causal, first, second)
 
     if batch_size is None:
         return kernel_fn(x1, x2)
@@ -215,92 +216,107 @@ def _covariance(weights, u, z) -> Float[Array, "H n s p a"]:
     return mean - (weights @ u)[..., :, None] * (weights @ z)[..., None, :]
 
 
-def _full(w_o: Array | None, a: _Tokens, b: _Tokens) -> AttentionKernel:
-    v = jnp.einsum("hnmjl,hcd->nmjlcd", _by_head(a.g, b.g), _output_gram(w_o, a))
-    return AttentionKernel(
-        q=_expand(_token_gram(a.x, b.x))
-        * jnp.einsum("hnjci,hmldi->nmjlcd", a.omega, b.omega),
-        k=_sum_over_heads(
+def _full(
+    params: AttentionParams, causal: bool, a: _Tokens, b: _Tokens
+) -> AttentionKernel:
+    def row(tokens) -> tuple[Array, Array]:
+        """The large parts, of one sequence of x1: what fits the cache is faster."""
+        x, q, m, omega = tokens
+        by_q = jnp.einsum("hjci,hmldi->mjlcd", omega, b.omega)
+        by_k = _sum_over_heads(
             lambda q1, m1, q2, m2: (
-                _expand(_token_gram(q1, q2)) * jnp.einsum("njca,mlda->nmjlcd", m1, m2)
+                _expand(jnp.einsum("ji,mli->mjl", q1, q2))
+                * jnp.einsum("jca,mlda->mjlcd", m1, m2)
             ),
-            *(a.q, a.m, b.q, b.m),
-        ),
-        v=v,
-        o=jnp.zeros_like(v)
-        if w_o is None
-        else jnp.einsum("hnje,hmle,cd->nmjlcd", a.f, b.f, _eye(a)),
-    )
-
-
-def _trace(w_o: Array | None, a: _Tokens, b: _Tokens) -> AttentionKernel:
-    num_outputs = a.u.shape[-1]
-    norms = jnp.einsum("hcc->h", _output_gram(w_o, a)) / num_outputs
-    v = jnp.einsum("h,hnmjl->nmjl", norms, _by_head(a.g, b.g))
-    return AttentionKernel(
-        q=_token_gram(a.x, b.x)
-        * jnp.einsum("hnjci,hmlci->nmjl", a.omega, b.omega)
-        / num_outputs,
-        k=_sum_over_heads(
-            lambda q1, m1, q2, m2: (
-                _token_gram(q1, q2) * jnp.einsum("njca,mlca->nmjl", m1, m2)
-            ),
-            *(a.q, a.m, b.q, b.m),
+            *(q, m, b.q, b.m),
         )
-        / num_outputs,
-        v=v,
-        o=jnp.zeros_like(v) if w_o is None else jnp.einsum("hnje,hmle->nmjl", a.f, b.f),
+        return _expand(jnp.einsum("ja,mla->mjl", x, b.x)) * by_q, by_k
+
+    by_sequence = (a.x, *(jnp.swapaxes(part, 0, 1) for part in (a.q, a.m, a.omega)))
+    q, k = jax.lax.map(row, by_sequence)
+    v = jnp.einsum("hnmjl,hcd->nmjlcd", _by_head(a.g, b.g), _output_gram(params))
+    o = jnp.zeros_like(v)
+    if params.w_o is not None:
+        o = jnp.einsum("hnje,hmle->nmjl", a.f, b.f)
+        o = _expand(o) * _identity(params, ndim=6)
+    return AttentionKernel(q, k, v, o)
+
+
+def _trace(
+    params: AttentionParams, causal: bool, a: _Tokens, b: _Tokens
+) -> AttentionKernel:
+    num_outputs = a.u.shape[-1]
+    norms = jnp.einsum("hcc->h", _output_gram(params)) / num_outputs
+    by_q = jnp.einsum("hnjci,hmlci->nmjl", a.omega, b.omega)
+    by_k = _sum_over_heads(
+        lambda q1, m1, q2, m2: (
+            _token_gram(q1, q2) * jnp.einsum("njca,mlca->nmjl", m1, m2)
+        ),
+        *(a.q, a.m, b.q, b.m),
     )
-
-
-def _pool(w_o: Array | None, a: _Tokens, b: _Tokens) -> AttentionKernel:
-    g1, g2, f1, f2 = (tokens.mean(axis=2) for tokens in (a.g, b.g, a.f, b.f))
-    v = jnp.einsum("hna,hma,hcd->nmcd", g1, g2, _output_gram(w_o, a))
-    pooled = _pool_pairs if _is_cheaper_by_pairs(a, b) else _pool_jacobians
-    q, k = pooled(a, b)
+    v = jnp.einsum("h,hnmjl->nmjl", norms, _by_head(a.g, b.g))
+    o = jnp.zeros_like(v)
+    if params.w_o is not None:
+        o = jnp.einsum("hnje,hmle->nmjl", a.f, b.f)
     return AttentionKernel(
-        q=q,
-        k=k,
-        v=v,
-        o=jnp.zeros_like(v)
-        if w_o is None
-        else jnp.einsum("hne,hme,cd->nmcd", f1, f2, _eye(a)),
+        _token_gram(a.x, b.x) * by_q / num_outputs, by_k / num_outputs, v, o
     )
+
+
+def _pool(
+    params: AttentionParams, causal: bool, a: _Tokens, b: _Tokens
+) -> AttentionKernel:
+    if _is_cheaper_by_pairs(a, b):
+        q, k = _pool_pairs(a, b)
+    else:
+        q, k = _pool_jacobians(params, causal, a.x, None if b is a else b.x)
+    g1, g2 = (
+        jnp.einsum("hnl,nla->hna", tokens.weights.mean(axis=2), tokens.x)
+        for tokens in (a, b)
+    )
+    v = jnp.einsum("hna,hma,hcd->nmcd", g1, g2, _output_gram(params))
+    o = jnp.zeros_like(v)
+    if params.w_o is not None:
+        f1, f2 = (jnp.einsum("hna,hae->hne", g, params.w_v) for g in (g1, g2))
+        o = _expand(jnp.einsum("hne,hme->nm", f1, f2)) * _identity(params, ndim=4)
+    return AttentionKernel(q, k, v, o)
 
 
 def _is_cheaper_by_pairs(a: _Tokens, b: _Tokens) -> bool:
-    """Whether few tokens make the pairwise contraction the cheaper one, by FLOPs."""
+    """Whether few tokens make the pairwise contraction the faster one, by FLOPs.
+
+    Its contractions are small: they run at a third of the rate of one large product.
+    """
     s, t = a.x.shape[1], b.x.shape[1]
     *_, p, num_features = a.m.shape
     size = a.q.shape[-1]
     by_pairs = (num_features + size) * (s * t * (1 + p) + t * p * p)
-    return by_pairs < 2 * p * p * num_features * size
+    return 3 * by_pairs < 2 * p * p * num_features * size
 
 
-def _pool_jacobians(a: _Tokens, b: _Tokens):
-    """Pool each sequence's derivatives by W_Q and W_K, then take their Gram matrix."""
+def _pool_jacobians(
+    params: AttentionParams, causal: bool, x1: Array, x2: Array | None
+) -> tuple[Array, Array]:
+    """Gram matrices of each sequence's pooled derivatives by W_Q and by W_K."""
 
-    def jacobians(tokens: _Tokens):
-        x, q, weights, u, _, omega, *_ = tokens
-        num_tokens = x.shape[1]
-        by_q = jnp.einsum("nja,hnjci->nchai", x, omega) / num_tokens
-        # sum_j q_j M_j = sum_l S_l (sum_j q_j P_jl (U_l - Y_j)): M itself is not needed.
-        back = jnp.swapaxes(weights, -1, -2)
-        seen = jnp.einsum("hnjc,hnji->hnjci", weights @ u, q)
-        pull = u[..., :, None] * (back @ q)[..., None, :]
-        pull = pull - jnp.einsum("hnlj,hnjci->hnlci", back, seen)
-        by_k = jnp.einsum("nla,hnlci->nchai", x, pull) / num_tokens
-        return by_q, by_k
+    def jacobians(x: Array):
+        def pooled(w_q: Array, w_k: Array, sequence: Array) -> Array:
+            layer = params._replace(w_q=w_q, w_k=w_k)
+            return attention(layer, sequence[None], causal=causal)[0].mean(axis=0)
 
-    first = jacobians(a)
-    second = first if b is a else jacobians(b)
-    return tuple(
+        by_sequence = jax.vmap(jax.jacrev(pooled, (0, 1)), (None, None, 0))
+        return by_sequence(params.w_q, params.w_k, x)
+
+    first = jacobians(x1)
+    second = first if x2 is None else jacobians(x2)
+    q, k = (
         jnp.einsum("nchai,mdhai->nmcd", one, other)
         for one, other in zip(first, second, strict=True)
     )
+    return q, k
 
 
-def _pool_pairs(a: _Tokens, b: _Tokens):
+def _pool_pairs(a: _Tokens, b: _Tokens) -> tuple[Array, Array]:
     """Contract the tokens of each pair of sequences, one of x1 at a time."""
 
     def row(tokens):
@@ -328,16 +344,22 @@ def _token_gram(a: Float[Array, "n s a"], b: Float[Array, "m t a"]):
 _by_head = jax.vmap(_token_gram)
 
 
-def _expand(gram: Float[Array, "n m s t"]) -> Float[Array, "n m s t 1 1"]:
+def _expand(gram: Float[Array, "*pairs"]) -> Float[Array, "*pairs 1 1"]:
     return gram[..., None, None]
 
 
-def _eye(tokens: _Tokens) -> Float[Array, "p p"]:
-    return jnp.eye(tokens.u.shape[-1], dtype=tokens.u.dtype)
+def _output_gram(params: AttentionParams) -> Float[Array, "H p p"]:
+    """W_Oᵀ W_O of each head."""
+    if params.w_o is None:
+        return jnp.eye(params.w_v.shape[-1], dtype=params.w_v.dtype)[None]
+    return jnp.einsum("hec,hed->hcd", params.w_o, params.w_o)
 
 
-def _output_gram(w_o: Array | None, tokens: _Tokens) -> Float[Array, "H p p"]:
-    return _eye(tokens)[None] if w_o is None else jnp.einsum("hec,hed->hcd", w_o, w_o)
+def _identity(params: AttentionParams, ndim: int) -> Float[Array, "..."]:
+    """δ_cc' as the last two of `ndim` axes."""
+    num_outputs = (params.w_v if params.w_o is None else params.w_o).shape[-1]
+    eye = jnp.eye(num_outputs, dtype=params.w_v.dtype)
+    return eye.reshape(*[1] * (ndim - 2), num_outputs, num_outputs)
 
 
 def _sum_over_heads(function, *by_head):
@@ -370,6 +392,6 @@ def _check(params: AttentionParams, name: str, x: Array) -> None:
     shape = jnp.shape(x)
     if len(shape) != 3 or shape[2] != w_q[1] or 0 in shape:
         raise ValueError(
-            f"{name} has shape {shape}, but params are of a layer of {w_q[1]} features: "
-            f"pass sequences [n, s, {w_q[1]}], none empty."
+            f"{name} has shape {shape}, but params are of {w_q[1]} features: pass "
+            f"sequences [n, s, {w_q[1]}], none empty."
         )
