@@ -8,6 +8,7 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import jax
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -20,3 +21,12 @@ settings.register_profile(
     "repeatable", deadline=None, derandomize=True, max_examples=30
 )
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def _float64_for_theory(request):
+    """Tests and examples of theory/ compute in float64, as its users should."""
+    with jax.enable_x64(
+        "theory" in request.path.relative_to(request.config.rootpath).parts[:2]
+    ):
+        yield

@@ -21,7 +21,7 @@ import jax.core
 import jax.extend.core
 import jax.interpreters.ad
 
-__all__ = ["known_deprecations", "neural_tangents"]
+__all__ = ["known_warnings", "neural_tangents"]
 
 _ABSENT = object()
 
@@ -60,12 +60,11 @@ def _names_of_older_jax() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def known_deprecations() -> Iterator[None]:
-    """Silence what jax says of neural-tangents' own calls."""
+def known_warnings() -> Iterator[None]:
+    """Silence what jax says of neural-tangents' calls, and it of its tied weights."""
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "size requires ndarray or scalar", DeprecationWarning
-        )
+        for message in ("size requires ndarray", "Linear scaling attention used"):
+            warnings.filterwarnings("ignore", message)
         yield
 
 

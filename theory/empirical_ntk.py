@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PyTree
 
 from attent_jax.typing import Batch, Params
 from theory._checks import check_count, check_fits, leading_size
-from theory._neural_tangents import known_deprecations
+from theory._neural_tangents import known_warnings
 from theory._neural_tangents import neural_tangents as nt
 from theory.layout import blockwise
 
@@ -118,7 +118,7 @@ def empirical_ntk(
         )
 
         def block_fn(rows: Batch, columns: Batch | None) -> Array:
-            with known_deprecations():
+            with known_warnings():
                 return kernel_fn(rows, columns, trained)
 
         if batch_size is None:

@@ -91,10 +91,9 @@ def _contestants(
     def draw(*shape: int) -> jax.Array:
         return jnp.asarray(rng.standard_normal(shape), float)
 
-    params = AttentionParams(
-        *(draw(1, width, width) / width**0.5 for _ in range(3)),
-        draw(1, width, num_outputs) / width**0.5,
-    )
+    w_q, w_k, w_v = (draw(1, width, width) / width**0.5 for _ in range(3))
+    w_o = draw(1, width, num_outputs) / width**0.5
+    params = AttentionParams(w_q, w_k, w_v, w_o)
     x = draw(num_sequences, num_tokens, width)
     is_pooled = readout in ("pool", "scalar")
 

@@ -1,0 +1,244 @@
+"""Whether the ANTK stops moving: distances between kernels, and a tracker of them.
+
+Paper, Theorem 3: K_θt converges as training does. Look at it on a fixed held-out probe
+set, and never at the distance to the last kernel alone, which ends at 0 by
+construction: the distance from the first kernel says whether it moved at all, the
+velocity per residual whether it has stopped or only training has.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from attent_jax.typing import Params
+from theory._checks import check_count, warn_unless_float64
+from theory.spectrum import spectrum, square_matrix
+
+
+def relative_distance(
+    kernel: Float[Array, "..."], reference: Float[Array, "..."]
+) -> Float[Array, ""]:
+    """‖K − K'‖ / ‖K'‖, Frobenius norms: the drift of a kernel from a reference.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from theory.convergence import relative_distance
+      >>> float(relative_distance(3 * jnp.eye(4), 2 * jnp.eye(4)))
+      0.5
+    """
+    _check_same(kernel, reference)
+    return jnp.linalg.norm((kernel - reference).ravel()) / jnp.linalg.norm(
+        reference.ravel()
+    )
+
+
+def cosine(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, ""]:
+    """⟨A, B⟩ / (‖A‖ ‖B‖): 1 for kernels that are equal up to a factor."""
+    _check_same(a, b)
+    norms = jnp.linalg.norm(a.ravel()) * jnp.linalg.norm(b.ravel())
+    return jnp.vdot(a, b) / norms
+
+
+def cka(a: Float[Array, "n n ..."], b: Float[Array, "n n ..."]) -> Float[Array, ""]:
+    """Centred kernel alignment: the cosine of HAH and HBH, H = 1 − 11ᵀ/n.
+
+    (Cortes et al., 2012; Kornblith et al., 2019.) Blind to constant functions.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from theory.convergence import cka
+      >>> kernel = jnp.diag(jnp.arange(1.0, 5.0))
+      >>> print(f"{cka(kernel, 7 * kernel + 3):.3f}")
+      1.000
+    """
+    _check_same(a, b)
+    return cosine(_centred(a), _centred(b))
+
+
+def target_alignment(
+    kernel: Float[Array, "n n ..."], targets: Float[Array, "n ..."]
+) -> Float[Array, ""]:
+    """Kernel-target alignment: the cosine of K and yyᵀ (Cristianini et al., 2001).
+
+    Targets that have axes beyond the kernel's (traced channels) give Σ_c y_c y_cᵀ.
+
+    Raises:
+      ValueError: if there is no target for each of the kernel's rows.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from theory.convergence import target_alignment
+      >>> print(f"{target_alignment(jnp.eye(4), jnp.ones(4)):.2f}")
+      0.50
+    """
+    rows = kernel.shape[::2]
+    if jnp.shape(targets)[: len(rows)] != rows:
+        raise ValueError(
+            f"targets has shape {jnp.shape(targets)}, but the kernel is between "
+            f"outputs of shape {rows}: pass one target per output."
+        )
+    matrix = square_matrix(kernel)
+    columns = jnp.asarray(targets).reshape(len(matrix), -1)
+    return cosine(matrix, columns @ columns.T)
+
+
+class KernelRecord(NamedTuple):
+    """A kernel at one step of training. NaN: not to be had."""
+
+    step: int
+    distance_from_first: float
+    """Relative Frobenius distance from the first kernel recorded."""
+    velocity: float
+    """Relative distance from the kernel recorded before, per step."""
+    distance_to_last: float
+    """Relative distance to the last kernel; NaN where this one was let go."""
+    cka_to_last: float
+    """CKA with the last kernel; NaN where this one was let go."""
+    target_alignment: float
+    """With the targets; NaN without them."""
+    trace: float
+    """Σλ."""
+    effective_rank: float
+    condition_number: float
+    largest_eigenvalue: float
+    residual_norm: float
+    """‖∂L/∂f‖ or what `residual_fn` measures; NaN without it."""
+
+
+class KernelTracker:
+    """Follows a kernel through any training loop, in bounded memory.
+
+    Call it with every step; it computes at the chosen ones. It keeps at most
+    `max_kernels` kernels for the distances to the last one: when there are more it lets
+    go of every second, and keeps the first and what is newest. All other numbers are
+    kept for every chosen step.
+
+    Args:
+      kernel_fn: `(params) -> [n, n, ...]`, on a fixed probe set: close over it.
+      steps: the chosen steps; None: every step it is called with.
+      residual_fn: `(params) -> []`, such as the norm of ∂L/∂f, which tells a kernel
+        that has stopped from a training that has.
+      targets: `[n, ...]` of the probe set, for `target_alignment`.
+      max_kernels: how many kernels to keep, at least 2.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from theory.convergence import KernelTracker
+      >>> from theory.empirical_ntk import empirical_ntk
+      >>> probe = jnp.eye(3)
+      >>> kernel_fn = empirical_ntk(lambda w, x: (x @ w) ** 2, trace_axes=())
+      >>> tracker = KernelTracker(lambda w: kernel_fn(w, probe), steps=[0, 2])
+      >>> for step in range(3):
+      ...     tracker(step, jnp.ones(3) * (1 + step))
+      >>> [record.step for record in tracker.records()]
+      [0, 2]
+    """
+
+    def __init__(
+        self,
+        kernel_fn: Callable[[Params], Float[Array, "n n ..."]],
+        *,
+        steps: Iterable[int] | None = None,
+        residual_fn: Callable[[Params], Float[Array, ""]] | None = None,
+        targets: Float[Array, "n ..."] | None = None,
+        max_kernels: int = 64,
+    ):
+        check_count("max_kernels", max_kernels)
+        if max_kernels < 2:
+            raise ValueError(
+                f"max_kernels must be at least 2, got {max_kernels}: the first kernel "
+                f"and the last are needed."
+            )
+        self._kernel_fn = kernel_fn
+        self._steps = None if steps is None else frozenset(steps)
+        self._residual_fn = residual_fn
+        self._targets = targets
+        self._max_kernels = max_kernels
+        self._records: list[KernelRecord] = []
+        self._kept: dict[int, np.ndarray] = {}
+
+    def __call__(self, step: int, params: Params) -> None:
+        """Record the kernel of these parameters, if the step is a chosen one.
+
+        Raises:
+          ValueError: if a chosen step does not come after the one before.
+        """
+        step = int(step)
+        if self._steps is not None and step not in self._steps:
+            return
+        if self._records and step <= self._records[-1].step:
+            raise ValueError(
+                f"step={step} comes after step {self._records[-1].step}: call the "
+                f"tracker with rising steps, and make a new one for each training."
+            )
+        kernel = self._kernel_fn(params)
+        warn_unless_float64("the drift of a kernel", kernel)
+        self._records.append(self._record(step, kernel, params))
+        self._kept[step] = np.asarray(kernel)
+        if len(self._kept) > self._max_kernels:
+            kept = list(self._kept)
+            for let_go in kept[1:-1:2]:
+                del self._kept[let_go]
+
+    def records(self) -> list[KernelRecord]:
+        """What was recorded, in order, the last kernel so far taken as the limit."""
+        if not self._records:
+            return []
+        kept = {step: jnp.asarray(kernel) for step, kernel in self._kept.items()}
+        last = kept[self._records[-1].step]
+        return [
+            record._replace(
+                distance_to_last=float(relative_distance(kept[record.step], last)),
+                cka_to_last=float(cka(kept[record.step], last)),
+            )
+            if record.step in kept
+            else record
+            for record in self._records
+        ]
+
+    def kernels(self) -> dict[int, np.ndarray]:
+        """The kernels kept, by step: the first and the last among them."""
+        return dict(self._kept)
+
+    def _record(self, step: int, kernel: Array, params: Params) -> KernelRecord:
+        first, previous = kernel, kernel
+        num_steps = 1
+        if self._records:
+            kept = list(self._kept.values())
+            first, previous = jnp.asarray(kept[0]), jnp.asarray(kept[-1])
+            num_steps = step - self._records[-1].step
+        found = spectrum(kernel)
+        return KernelRecord(
+            step=step,
+            distance_from_first=float(relative_distance(kernel, first)),
+            velocity=float(relative_distance(kernel, previous)) / num_steps,
+            distance_to_last=np.nan,
+            cka_to_last=np.nan,
+            target_alignment=np.nan
+            if self._targets is None
+            else float(target_alignment(kernel, self._targets)),
+            trace=float(found.eigenvalues.sum()),
+            effective_rank=float(found.effective_rank),
+            condition_number=float(found.condition_number),
+            largest_eigenvalue=float(found.eigenvalues[0]),
+            residual_norm=np.nan
+            if self._residual_fn is None
+            else float(self._residual_fn(params)),
+        )
+
+
+def _centred(kernel: Float[Array, "n n ..."]) -> Float[Array, "outputs outputs"]:
+    matrix = square_matrix(kernel)
+    rows = matrix - matrix.mean(axis=0, keepdims=True)
+    return rows - rows.mean(axis=1, keepdims=True)
+
+
+def _check_same(a: Array, b: Array) -> None:
+    if jnp.shape(a) != jnp.shape(b):
+        raise ValueError(
+            f"the kernels have shapes {jnp.shape(a)} and {jnp.shape(b)}: compare "
+            f"kernels of the same examples."
+        )
