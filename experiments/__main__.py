@@ -4,9 +4,15 @@ import sys
 
 import tyro
 
-from experiments import demo
+from experiments import demo, kernel_convergence
 
-_EXPERIMENTS = {"demo": (demo.Demo, demo.main)}
+_EXPERIMENTS = {
+    "demo": (demo.Demo, demo.main),
+    "kernel-convergence": (
+        kernel_convergence.KernelConvergence,
+        kernel_convergence.main,
+    ),
+}
 
 
 def main() -> int:

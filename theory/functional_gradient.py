@@ -47,7 +47,7 @@ class FunctionalDescent(NamedTuple):
 def functional_gradient_descent(
     kernel: Float[Array, "points pool ..."],
     functional_gradient_fn: FunctionalGradientFn,
-    learning_rate: float,
+    learning_rate: float | Float[Array, ""],
 ) -> FunctionalDescent:
     """Gradient descent on a function that moves along a fixed kernel.
 
@@ -209,7 +209,7 @@ def consistency_residual(
     functional_gradient_fn: FunctionalGradientFn,
     params: Params,
     x: Batch,
-    learning_rate: float,
+    learning_rate: float | Float[Array, ""],
     points: Batch | None = None,
 ) -> Float[Array, ""]:
     """How far one step of the parameters is from one step of the function.

@@ -1,0 +1,204 @@
+"""What the theory says of the attention NTK, measured: eight figures, with verdicts."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import jax
+import tyro
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from experiments.kernel_convergence import (
+    canonical,
+    consistency,
+    drift,
+    finite_width,
+    greedy,
+    importance,
+    lazy_rich,
+    loss_decrease,
+)
+from experiments.kernel_convergence.findings import Scale, Study
+from experiments.kernel_convergence.report import Outcome, to_json, to_markdown
+from experiments.runs import Run, environment
+
+FigureName = Literal[
+    "drift",
+    "consistency",
+    "loss_decrease",
+    "canonical",
+    "greedy",
+    "lazy_rich",
+    "importance",
+    "finite_width",
+]
+STUDIES: Mapping[str, Study] = {
+    "drift": drift,
+    "consistency": consistency,
+    "loss_decrease": loss_decrease,
+    "canonical": canonical,
+    "greedy": greedy,
+    "lazy_rich": lazy_rich,
+    "importance": importance,
+    "finite_width": finite_width,
+}
+
+TITLE = "The attention NTK: what holds, what fails"
+
+LAPTOP = Scale(
+    num_pool=24,
+    num_probe=16,
+    num_tokens=6,
+    num_steps=2000,
+    num_seeds=3,
+    networks=((32, 1, 1), (8, 1, 1), (64, 1, 1), (32, 2, 2), (32, 4, 4)),
+    widths=(16, 64, 256),
+    limit_widths=(4, 8, 16, 32, 64),
+    limit_seeds=10,
+)
+"""All eight figures in under 4 minutes on two CPU cores."""
+
+PRESETS: Mapping[str, Scale] = {
+    "laptop": LAPTOP,
+    "h200": LAPTOP._replace(
+        num_pool=64,
+        num_probe=32,
+        num_tokens=16,
+        num_steps=10_000,
+        num_seeds=10,
+        networks=((64, 1, 1), (16, 1, 1), (256, 1, 1), (64, 2, 4), (64, 6, 8)),
+        widths=(16, 32, 64, 128, 256, 512, 1024),
+        limit_widths=(4, 8, 16, 32, 64, 128),
+        limit_seeds=40,
+    ),
+    "paper-scale": LAPTOP._replace(
+        num_pool=256,
+        num_probe=64,
+        num_tokens=49,
+        num_steps=50_000,
+        num_seeds=10,
+        networks=((256, 2, 4), (64, 2, 4), (768, 2, 12), (256, 6, 4), (256, 12, 4)),
+        widths=(16, 64, 256, 1024, 4096),
+        limit_widths=(4, 8, 16, 32, 64, 128, 256),
+        limit_seeds=100,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelConvergence:
+    """The theory of the attention NTK, run: eight figures with their verdicts.
+
+    Small transformers are trained in float64 on sequences from a random attention
+    layer, and the kernel is watched on held-out sequences: does it converge (drift),
+    does the function move along it (consistency, loss_decrease, canonical), does a
+    greedy teacher use it (greedy), when does it freeze (lazy_rich), what is it made of
+    (importance), and what is its limit (finite_width). Each claim is printed with what
+    was measured and "holds", "fails" or "inconclusive".
+
+    Writes report.md, report.json and a picture per figure, each as soon as it is done;
+    Ctrl-C keeps them. Takes under 4 minutes on two cores.
+    """
+
+    figures: tuple[FigureName, ...] = get_args(FigureName)
+    """Which figures, in this order."""
+    preset: Literal["laptop", "h200", "paper-scale"] = "laptop"
+    """How large: "laptop" is what the README shows; "h200" has longer sequences, wider
+    and deeper networks and more seeds, for one large GPU; "paper-scale" has sequences
+    of 49 tokens and up to twelve layers, for many hours on one. Only "laptop" has been
+    timed."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """A folder to write to that does not exist yet; by default
+    runs/kernel-convergence-<time>."""
+
+    def __post_init__(self):
+        if not self.figures:
+            raise ValueError("figures is empty: name at least one.")
+
+
+def main(config: KernelConvergence, scale: Scale | None = None) -> int:
+    """Measure, draw and judge each figure; returns the exit status.
+
+    Args:
+      config: what the command line says.
+      scale: instead of the preset's.
+    """
+    run = Run("kernel-convergence", config.out)
+    console = Console(highlight=False)
+    console.print(f"Writing to {run.folder}")
+    outcomes: list[Outcome] = []
+    is_complete = False
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with (
+        jax.enable_x64(True),
+        Progress(*columns, console=console, transient=True) as progress,
+    ):
+        _report(run, config, outcomes, is_complete)
+        try:
+            for name in progress.track(config.figures, description="figures"):
+                outcome = _study(name, scale or PRESETS[config.preset], run, progress)
+                outcomes.append(outcome)
+                _report(run, config, outcomes, is_complete)
+                progress.console.print(f"{name} ({outcome.seconds:.0f} s)")
+                for finding in outcome.findings:
+                    for word, text in (
+                        (finding.verdict, finding.claim),
+                        ("", finding.measured),
+                    ):
+                        progress.console.print(f"  {word:<12} {text}", soft_wrap=True)
+            is_complete = True
+        except KeyboardInterrupt:
+            progress.console.print("Interrupted: reporting the figures completed.")
+        _report(run, config, outcomes, is_complete)
+    console.print(f"Report and figures are in {run.folder}")
+    return 0 if is_complete else 130
+
+
+def _study(name: str, scale: Scale, run: Run, progress: Progress) -> Outcome:
+    start = time.perf_counter()
+    study = STUDIES[name]
+    tasks_before = set(progress.task_ids)
+    data = study.measure(scale, progress)
+    for task in set(progress.task_ids) - tasks_before:
+        progress.remove_task(task)
+    study.draw(data).savefig(run.folder / f"{name}.png", dpi=100)
+    seconds = time.perf_counter() - start
+    return Outcome(name, study.__doc__ or "", data, study.judge(data), seconds)
+
+
+def _report(
+    run: Run, config: KernelConvergence, outcomes: list[Outcome], is_complete: bool
+) -> None:
+    about = environment()
+    text = "" if is_complete else "**Incomplete: the figures done so far.** "
+    text += (
+        f"Small transformers in float64, preset {config.preset}. Made with "
+        f"{', '.join(f'{name} {value}' for name, value in about.items())}."
+    )
+    run.write(
+        "report.json",
+        to_json(
+            outcomes,
+            title=TITLE,
+            is_complete=is_complete,
+            config=dataclasses.asdict(config) | {"out": str(run.folder)},
+            environment=about,
+        ),
+    )
+    run.write("report.md", to_markdown(outcomes, title=TITLE, text=text))

@@ -1,0 +1,72 @@
+"""The study's report: for people in Markdown, for programs in JSON."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.kernel_convergence.findings import Finding
+
+_VERDICTS = """\
+**holds**: what was measured is what the claim says, within the tolerance that its
+figure's module states. **fails**: it is not. **inconclusive**: training was too short,
+or the seeds disagree.
+"""
+
+
+class Outcome(NamedTuple):
+    """One figure, done."""
+
+    name: str
+    caption: str
+    """What was run, and why."""
+    data: Any
+    findings: Sequence[Finding]
+    seconds: float
+    """Wall time, compilation included."""
+
+
+def to_json(outcomes: Sequence[Outcome], **about: Any) -> str:
+    """All numbers of all figures; what is not finite becomes null."""
+    return json.dumps(_plain({**about, "figures": list(outcomes)}), indent=1)
+
+
+def to_markdown(outcomes: Sequence[Outcome], *, title: str, text: str) -> str:
+    """The table of verdicts, then each figure with its caption."""
+    table = ["| claim | verdict |", "|---|---|"]
+    sections = []
+    for number, outcome in enumerate(outcomes, start=1):
+        table += [
+            f"| {number}. {finding.claim} | **{finding.verdict}** |"
+            for finding in outcome.findings
+        ]
+        headline, _, rest = outcome.caption.strip().partition("\n\n")
+        sections += [
+            f"## {number}. {headline}",
+            " ".join(rest.split()),
+            f"![{headline}]({outcome.name}.png)",
+            "\n".join(
+                f"* {finding.claim} → {finding.measured} → **{finding.verdict}**."
+                for finding in outcome.findings
+            ),
+            f"({outcome.seconds:.0f} s)",
+        ]
+    return (
+        "\n\n".join([f"# {title}", text, "\n".join(table), _VERDICTS, *sections]) + "\n"
+    )
+
+
+def _plain(data: Any) -> Any:
+    """NamedTuples and arrays as JSON's own types."""
+    if hasattr(data, "_asdict"):
+        data = data._asdict()
+    if isinstance(data, dict):
+        return {str(key): _plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_plain(value) for value in data]
+    if hasattr(data, "tolist"):
+        return _plain(data.tolist())
+    if isinstance(data, float) and not np.isfinite(data):
+        return None
+    return data
