@@ -6,7 +6,9 @@ LOCK := requirements/locked.txt
 # The newest other interpreter (>= 3.12), on PATH or under pyenv; empty if none.
 NEWEST := $(shell .ci/newest-python)
 
-.PHONY: help setup demo benchmarks test test-newest lint format lock clean
+FIGURES := experiments/figures
+
+.PHONY: help setup demo theory figures benchmarks test test-newest lint format lock clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -16,10 +18,22 @@ setup: $(VENV)/.installed ## Create .venv with the locked requirements and this 
 demo: setup ## Train with and without teaching on real data (3 minutes); ARGS="--help"
 	$(VENV)/bin/python -m experiments demo $(ARGS)
 
-benchmarks: setup ## Speed of selection, scoring and the loop, as ratios
+theory: setup ## What the attention NTK does, in eight figures (4 minutes); ARGS="--help"
+	$(VENV)/bin/python -m experiments kernel-convergence $(ARGS)
+
+figures: setup ## Make the README's figures again (8 minutes)
+	rm -rf runs/figures
+	$(VENV)/bin/python -m experiments demo --out runs/figures/demo
+	$(VENV)/bin/python -m experiments kernel-convergence --out runs/figures/kernel
+	for figure in runs/figures/*/*.png; do \
+	  cp $$figure $(FIGURES)/$$(basename $$(dirname $$figure))_$$(basename $$figure); \
+	done
+
+benchmarks: setup ## Speed of selection, scoring, the loop and the ANTK, as ratios
 	$(VENV)/bin/python -m experiments.benchmarks.selection_overhead
 	$(VENV)/bin/python -m experiments.benchmarks.scoring_throughput
 	$(VENV)/bin/python -m experiments.benchmarks.loop_overhead
+	$(VENV)/bin/python -m experiments.benchmarks.antk
 
 test: setup ## Run the test suite
 	$(VENV)/bin/python -m pytest $(ARGS)

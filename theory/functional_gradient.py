@@ -152,7 +152,7 @@ def predict_mse(
     outputs: Float[Array, "pool ..."],
     targets: Float[Array, "pool ..."],
     *,
-    learning_rate: float = 1.0,
+    learning_rate: float | Float[Array, ""] = 1.0,
     num_steps: float = jnp.inf,
     kernel_to_points: Float[Array, "points pool ..."] | None = None,
     outputs_on_points: Float[Array, "points ..."] | None = None,

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -185,7 +186,7 @@ def _study(name: str, scale: Scale, run: Run, progress: Progress) -> Outcome:
 def _report(
     run: Run, config: KernelConvergence, outcomes: list[Outcome], is_complete: bool
 ) -> None:
-    about = environment()
+    about = environment() | {"neural-tangents": version("neural-tangents")}
     text = "" if is_complete else "**Incomplete: the figures done so far.** "
     text += (
         f"Small transformers in float64, preset {config.preset}. Made with "

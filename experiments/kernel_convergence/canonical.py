@@ -201,8 +201,8 @@ def judge(data: Canonical) -> list[Finding]:
             "does from there.",
             measured=f"The error of the remaining move falls from {from_start:.2f} at "
             f"t0 = 0 to {late[-1]:.1e} at t0 = {data.starts[is_close][-1]}, as the "
-            f"drift falls from {data.drifts[0]:.2f} to {data.drifts[-1]:.1e}; it is at most "
-            f"{late.max():.2f} once the drift is below 1 %.",
+            f"drift falls from {data.drifts[0]:.2f} to {data.drifts[-1]:.1e}; it is at "
+            f"most {late.max():.2f} once the drift is below 1 %.",
             verdict="holds" if late.max() < 0.05 else "fails",
         ),
         Finding(

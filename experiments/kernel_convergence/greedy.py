@@ -5,7 +5,7 @@ The m examples of largest residual (greedy), as many drawn by residual (soft), b
 rates and at each method's best.
 """
 
-import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -16,13 +16,13 @@ from matplotlib.figure import Figure
 from rich.progress import Progress
 
 from attent_jax import selectors, teachers
+from attent_jax.typing import SelectFn
 from experiments.kernel_convergence.findings import Finding, Scale
 from experiments.kernel_convergence.learner import (
-    Learner,
     Problem,
     descend,
     make_learner,
-    make_problem,
+    make_problems,
     stable_learning_rate,
 )
 from theory.empirical_ntk import ntk_vector_product
@@ -53,39 +53,46 @@ class Teaching(NamedTuple):
 def measure(scale: Scale, progress: Progress) -> Teaching:
     """Every method on several problems, networks and learning rates."""
     seeds, rates = jnp.arange(scale.num_seeds), jnp.array(RATES)
+    problems = make_problems(
+        scale.num_seeds, scale.num_pool, scale.num_probe, scale.num_tokens
+    )
 
     @jax.jit
-    def kernels() -> Array:
-        return jax.lax.map(lambda seed: _final_kernel(scale, seed), seeds)
-
-    final = kernels()
+    def final_kernels(seeds: Array, problems: Problem) -> Array:
+        return jax.lax.map(lambda lane: _final_kernel(*lane), (seeds, problems))
 
     @jax.jit
-    def in_parameters(method: Array) -> Array:
-        def lane(seed_and_rate):
-            return _teach_parameters(method, scale, *seed_and_rate)
+    def in_functions(method: Array, lanes) -> Array:
+        def over_rates(lane):
+            return jax.lax.map(lambda rate: _teach_function(method, rate, *lane), rates)
 
-        lanes = jax.lax.map(lane, (jnp.repeat(seeds, len(rates)), _tile(rates, seeds)))
-        return lanes.reshape(len(seeds), len(rates), NUM_STEPS)
+        return jax.lax.map(over_rates, lanes)
 
+    @jax.jit
+    def in_parameters(method: Array, lanes) -> Array:
+        def over_rates(lane):
+            return jax.lax.map(
+                lambda rate: _teach_parameters(method, rate, *lane), rates
+            )
+
+        return jax.lax.map(over_rates, lanes)
+
+    kernels = final_kernels(seeds, problems)
     function, parameter = [], []
-    for number, method in enumerate(progress.track(METHODS, description="  teachers")):
-        over_rates = jax.vmap(
-            functools.partial(_teach_function, method, scale), (0, 0, None)
-        )
-        over_seeds = jax.jit(jax.vmap(over_rates, (None, None, 0), 1))
-        function.append(over_seeds(final, seeds, rates))
-        parameter.append(in_parameters(number))
+    for method in progress.track(range(len(METHODS)), description="  teachers"):
+        function.append(in_functions(method, (seeds, problems, kernels)))
+        parameter.append(in_parameters(method, (seeds, problems)))
     return Teaching(np.array(function), np.array(parameter), scale.num_pool)
 
 
-def _tile(rates: Array, seeds: Array) -> Array:
-    return jnp.tile(rates, len(seeds))
+def _soft(rng, scores, num_selected, /):
+    """Drawn with probability proportional to the score."""
+    return selectors.gumbel_top_k(1.0)(rng, jnp.log(scores), num_selected)
 
 
-def _soft(rng, residuals, num_selected, /):
-    """Drawn with probability proportional to the residual."""
-    return selectors.gumbel_top_k(1.0)(rng, jnp.log(residuals), num_selected)
+def _all(rng, scores, num_selected, /):
+    del num_selected
+    return selectors.top_k()(rng, scores, scores.size)
 
 
 SELECT_FNS = {
@@ -93,14 +100,24 @@ SELECT_FNS = {
     "soft": _soft,
     "random": selectors.uniform(),
     "NINT": selectors.top_k(),
-    "full": selectors.top_k(),
+    "full": _all,
 }
 METHODS = tuple(SELECT_FNS)
+"""By number below, so that one compilation serves them all."""
 
 
-def _setting(scale: Scale, seed: Array) -> tuple[Problem, Learner]:
-    problem = make_problem(seed, scale.num_pool, scale.num_probe, scale.num_tokens)
-    return problem, make_learner(seed + 1000)
+def _select_fn(method: Array) -> SelectFn:
+    def select_fn(rng, scores, num_selected, /):
+        select_fns = list(SELECT_FNS.values())
+        return jax.lax.switch(method, select_fns, rng, scores, num_selected)
+
+    return select_fn
+
+
+def _scores(method: Array, residual: Array, kernel_times: Callable[[Array], Array]):
+    """|r|, or NINT's |K r|."""
+    is_nint = method == METHODS.index("NINT")
+    return jnp.abs(jax.lax.cond(is_nint, kernel_times, lambda r: r, residual))
 
 
 def _relative_losses(residuals: Array) -> Array:
@@ -108,9 +125,9 @@ def _relative_losses(residuals: Array) -> Array:
     return losses / losses[0]
 
 
-def _final_kernel(scale: Scale, seed: Array) -> Array:
+def _final_kernel(seed: Array, problem: Problem) -> Array:
     """K_T of a full training."""
-    problem, learner = _setting(scale, seed)
+    learner = make_learner(seed + 1000)
     descent = descend(learner, problem)
     rate = stable_learning_rate(learner, problem) / 2
     trained = descent.run(descent.init(learner.params), rate, NUM_STEPS)
@@ -118,48 +135,38 @@ def _final_kernel(scale: Scale, seed: Array) -> Array:
 
 
 def _teach_function(
-    method: str, scale: Scale, kernel: Array, seed: Array, rate: Array
+    method: Array, rate: Array, seed: Array, problem: Problem, kernel: Array
 ) -> Array:
     """`[steps]` losses of descent under a fixed kernel, from f = 0."""
-    problem, _ = _setting(scale, seed)
 
-    def by_kernel(residual: Array) -> Array:
-        return jnp.abs(kernel_product(kernel, residual))
+    def score_fn(residual: Array) -> Array:
+        return _scores(method, residual, lambda r: kernel_product(kernel, r))
 
     _, residuals = teach_function(
         functional_gradient_descent(
             kernel, lambda f: f - problem.y, rate * max_learning_rate(kernel) / 2
         ),
-        jnp.zeros(scale.num_pool),
-        SELECT_FNS[method],
-        num_selected=scale.num_pool // (1 if method == "full" else SHARE),
+        jnp.zeros_like(problem.y),
+        _select_fn(method),
+        num_selected=len(problem.y) // SHARE,
         num_steps=NUM_STEPS,
         rng=jax.random.key(seed),
-        score_fn=by_kernel if method == "NINT" else None,
+        score_fn=score_fn,
     )
     return _relative_losses(residuals)
 
 
-def _teach_parameters(method: Array, scale: Scale, seed: Array, rate: Array) -> Array:
-    """`[steps]` losses of a network; the method is a number, for one compilation."""
-    problem, learner = _setting(scale, seed)
+def _teach_parameters(
+    method: Array, rate: Array, seed: Array, problem: Problem
+) -> Array:
+    """`[steps]` losses of a network, from f = 0."""
+    learner = make_learner(seed + 1000)
     product_fn = ntk_vector_product(learner.outputs_fn)
 
     def score_fn(params, residual: Array) -> Array:
-        return jax.lax.cond(
-            method == METHODS.index("NINT"),
-            lambda: jnp.abs(product_fn(params, residual, problem.x)),
-            lambda: jnp.abs(residual),
-        )
+        return _scores(method, residual, lambda r: product_fn(params, r, problem.x))
 
-    def select_fn(rng, scores, num_selected, /):
-        select_fns = list(SELECT_FNS.values())
-        return jax.lax.switch(method, select_fns, rng, scores, num_selected)
-
-    def ratio(_):
-        return jnp.where(method == METHODS.index("full"), 1.0, 1 / SHARE)
-
-    teacher = teachers.attent(select_fn, ratio, 1, num_warmup_epochs=0)
+    teacher = teachers.attent(_select_fn(method), 1 / SHARE, 1, num_warmup_epochs=0)
     descent = descend(learner, problem, teacher, seed=seed, score_fn=score_fn)
     learning_rate = rate * stable_learning_rate(learner, problem)
 
@@ -242,22 +249,24 @@ def judge(data: Teaching) -> list[Finding]:
 
 def _compare(where: str, needed: dict[str, np.ndarray]) -> Finding:
     """`needed[method][seed]` steps or cost; the ratio random / greedy decides."""
-    with np.errstate(invalid="ignore"):
-        ratios = needed["random"] / needed["greedy"]
     listing = ", ".join(
         f"{name} {np.median(values):,.0f}"
         if np.isfinite(np.median(values))
         else f"{name} not reached"
         for name, values in needed.items()
     )
-    if not np.isfinite(ratios).all():
-        verdict = "inconclusive"
-    elif ratios.min() > 1:
+    is_reached = np.isfinite(needed["random"]) & np.isfinite(needed["greedy"])
+    claim = f"Greedy teaching reaches 1 % of the loss sooner than random, {where}."
+    if not is_reached.all():
+        measured = f"Not reached by every seed. Medians: {listing}."
+        return Finding(claim, measured, "inconclusive")
+    ratios = needed["random"] / needed["greedy"]
+    if ratios.min() > 1:
         verdict = "holds"
     else:
         verdict = "fails" if np.median(ratios) <= 1 else "inconclusive"
     return Finding(
-        claim=f"Greedy teaching reaches 1 % of the loss sooner than random, {where}.",
+        claim=claim,
         measured=f"Random needs {ratios.min():.2f} to {ratios.max():.2f} times what "
         f"greedy needs over {len(ratios)} seeds. Medians: {listing}.",
         verdict=verdict,

@@ -119,8 +119,8 @@ def _over_entropy(scale: Scale) -> tuple[np.ndarray, np.ndarray]:
 def draw(data: Importance) -> Figure:
     """Shares over training, traces over entropy, and three Gram matrices."""
     figure = Figure(figsize=(12, 8.5), layout="constrained")
-    top, bottom = np.ravel(figure.subfigures(2, 1))
-    training, entropy = top.subplots(1, 2)
+    rows = figure.subfigures(2, 1, squeeze=False)[:, 0]
+    training, entropy = rows[0].subplots(1, 2)
     names = ["queries W_Q", "keys W_K", "values W_V", "outputs W_O"]
     training.stackplot(
         np.maximum(data.steps, 0.5), data.over_training.T, labels=names, alpha=0.8
@@ -145,13 +145,13 @@ def draw(data: Importance) -> Figure:
         title="… over entropy, in one layer, W_Q scaled",
         ylim=(1e-6, None),
     )
-    panels = bottom.subplots(1, len(data.grams))
+    panels = rows[1].subplots(1, len(data.grams))
     for axes, (name, gram) in zip(panels, data.grams.items(), strict=True):
         image = axes.imshow(
             gram / np.trace(gram) * len(gram), cmap="RdBu_r", vmin=-2, vmax=2
         )
         axes.set(title=f"Kernel {name}", xlabel="sequence, by target")
-        bottom.colorbar(image, ax=axes, label="K / mean diagonal", shrink=0.8)
+        rows[1].colorbar(image, ax=axes, label="K / mean diagonal", shrink=0.8)
     training.legend(loc="upper right")
     entropy.legend(title="median (dotted: mean) of tokens")
     return figure

@@ -5,6 +5,7 @@ proportion to the width and with one head (of one attention layer: what is added
 freezes in its own way).
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -17,10 +18,11 @@ from rich.progress import Progress
 from experiments.kernel_convergence.findings import Finding, Scale, slope
 from experiments.kernel_convergence.learner import (
     Learner,
+    Problem,
     descend,
     make_layer,
     make_learner,
-    make_problem,
+    make_problems,
     stable_learning_rate,
 )
 from theory.convergence import relative_distance
@@ -45,42 +47,58 @@ class LazyRich(NamedTuple):
 
 def measure(scale: Scale, progress: Progress) -> LazyRich:
     """Several seeds, each its own problem and network."""
-
-    def drift(seed, learner: Learner) -> Array:
-        problem = make_problem(seed, scale.num_pool, scale.num_probe, scale.num_tokens)
-        rate = stable_learning_rate(learner, problem) / 2
-        descent = descend(learner, problem)
-        start = descent.init(learner.params)
-        end = descent.run(start, rate, NUM_STEPS)
-        return relative_distance(
-            learner.kernel_fn(end.params, problem.probe),
-            learner.kernel_fn(start.params, problem.probe),
-        )
-
-    def of_scale(seed, output_scale):
-        return drift(seed, make_learner(seed + 1000, output_scale=output_scale))
-
     seeds = jnp.arange(scale.num_seeds)
-    by_scale = jax.jit(jax.vmap(jax.vmap(of_scale, (None, 0)), (0, None)))(
-        seeds, jnp.array(SCALES)
+
+    problems = make_problems(
+        scale.num_seeds, scale.num_pool, scale.num_probe, scale.num_tokens
     )
 
-    def by_width(name: str, size_of) -> np.ndarray:
-        found = []
-        for width in progress.track(scale.widths, description=f"  {name}"):
-            heads = {"width": width, "num_heads": width // size_of(width)}
+    @jax.jit
+    def by_scale(seeds: Array, problems: Problem) -> Array:
+        def drifts(seed_and_problem):
+            seed, problem = seed_and_problem
+            return jax.lax.map(
+                lambda alpha: _drift(
+                    make_learner(seed + 1000, output_scale=alpha), problem
+                ),
+                jnp.array(SCALES),
+            )
 
-            def of_layer(seed, heads=heads):
-                return drift(seed, make_layer(seed + 1000, **heads))
+        return jax.lax.map(drifts, (seeds, problems))
 
-            found.append(jax.jit(lambda s, f=of_layer: jax.lax.map(f, s))(seeds))
+    @functools.partial(jax.jit, static_argnames=("width", "num_heads"))
+    def of_width(seeds: Array, problems: Problem, *, width: int, num_heads: int):
+        def drift(seed_and_problem):
+            seed, problem = seed_and_problem
+            layer = make_layer(seed + 1000, width=width, num_heads=num_heads)
+            return _drift(layer, problem)
+
+        return jax.lax.map(drift, (seeds, problems))
+
+    def by_width(name: str, num_heads_of) -> np.ndarray:
+        found = [
+            of_width(seeds, problems, width=width, num_heads=num_heads_of(width))
+            for width in progress.track(scale.widths, description=f"  {name}")
+        ]
         return np.stack(found, axis=1)
 
     return LazyRich(
-        by_scale=np.asarray(by_scale),
+        by_scale=np.asarray(by_scale(seeds, problems)),
         widths=np.array(scale.widths),
-        by_width_many_heads=by_width("heads ∝ width", lambda width: HEAD_SIZE),
-        by_width_one_head=by_width("one head", lambda width: width),
+        by_width_many_heads=by_width("heads ∝ width", lambda width: width // HEAD_SIZE),
+        by_width_one_head=by_width("one head", lambda width: 1),
+    )
+
+
+def _drift(learner: Learner, problem: Problem) -> Array:
+    """Of the kernel on the probe set, over a full training."""
+    rate = stable_learning_rate(learner, problem) / 2
+    descent = descend(learner, problem)
+    start = descent.init(learner.params)
+    end = descent.run(start, rate, NUM_STEPS)
+    return relative_distance(
+        learner.kernel_fn(end.params, problem.probe),
+        learner.kernel_fn(start.params, problem.probe),
     )
 
 

@@ -44,6 +44,21 @@ def make_problem(
     return Problem(x[:num_pool], y[:num_pool], x[num_pool:], y[num_pool:])
 
 
+def make_problems(
+    num_problems: int, num_pool: int, num_probe: int, num_tokens: int
+) -> Problem:
+    """The problems of seeds 0, 1, …, stacked: to map over."""
+
+    @jax.jit
+    def problems() -> Problem:
+        return jax.lax.map(
+            lambda seed: make_problem(seed, num_pool, num_probe, num_tokens),
+            jnp.arange(num_problems),
+        )
+
+    return problems()
+
+
 def init_params(
     rng: jax.Array, num_features: int, *, width: int, num_layers: int, num_heads: int
 ) -> Params:

@@ -27,13 +27,13 @@ NUM_STEPS = 300
 class LossDecrease(NamedTuple):
     """`[steps]` each; all decreases are positive."""
 
-    measured: Array
+    measured: Array | np.ndarray
     """L_t − L_t+1"""
-    exact: Array
+    exact: Array | np.ndarray
     """(η/N²) gᵀKg, the decrease to first order in η"""
-    bound: Array
+    bound: Array | np.ndarray
     """(ηγ/2)(mean g)², of which Proposition 4 says that the decrease is no less"""
-    constant: Array
+    constant: Array | np.ndarray
     """γ 1ᵀK⁺1: the bound holds for every g only where this is at most 2"""
 
 
