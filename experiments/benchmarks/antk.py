@@ -16,36 +16,35 @@ from theory.attention_ntk import AttentionParams, attention, attention_ntk
 from theory.empirical_ntk import empirical_ntk, ntk_vector_product
 
 Readout = Literal["full", "trace", "pool", "scalar"]
-MIB = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class Antk:
     """Time the total ANTK of one attention layer, and the memory of its program.
 
-    Kernels are in the first columns' shapes: N sequences of S tokens of d features, one
-    head, d outputs; "scalar" is "pool" with one output. "matrix-free" is one product
-    K v, for all outputs and not a kernel: what one step of functional gradient descent
-    needs. Ratios are to the closed form; memory is what XLA allots to results and
-    intermediates. A row that would hold more than --gib is left out.
+    N sequences of S tokens of d features, one head, d outputs; "scalar" is "pool" with
+    one output. "matrix-free" is one product K v over all outputs, not a kernel: what a
+    step of functional gradient descent needs. Ratios are to the closed form; memory is
+    what XLA allots to results and intermediates. What would take more than --gib or
+    --teraflops is left out, and says so.
     """
 
     shapes: tuple[tuple[int, int, int], ...] = (
         (4, 8, 16),
         (8, 8, 32),
         (16, 16, 32),
-        (64, 64, 64),
+        (64, 16, 32),
     )
-    """N S d of each table, one after the other."""
+    """N S d of the tables, one after the other."""
     readouts: tuple[Readout, ...] = ("trace", "full", "pool", "scalar")
     """Which kernels."""
     x64: bool = False
     """Compute in float64."""
     gib: float = 6.0
-    """Skip programs whose memory would exceed this, in GiB."""
-    vector_products: bool = True
-    """Time neural-tangents' NTK_VECTOR_PRODUCTS too, the slowest by far."""
-    repeats: int = 3
+    """Leave out programs with more memory, in GiB."""
+    teraflops: float = 1.0
+    """Leave out programs with more operations."""
+    repeats: int = 7
     """Rounds; medians are printed."""
 
 
@@ -56,34 +55,31 @@ def main(config: Antk) -> None:
     for num_sequences, num_tokens, width in config.shapes:
         for readout in config.readouts:
             print(f"N = {num_sequences}, S = {num_tokens}, d = {width}: {readout}")
-            compiled, skipped = {}, []
-            contestants = _contestants(
-                num_sequences, num_tokens, width, readout, config.vector_products
+            _print_table(
+                _contestants(num_sequences, num_tokens, width, readout), config
             )
-            for name, (function, arguments) in contestants.items():
-                program = jax.jit(function).lower(*arguments).compile()
-                if _bytes(program) > config.gib * 2**30:
-                    skipped.append(name)
-                    print(f"  {name:<28} needs {_bytes(program) / MIB:,.0f} MiB")
-                else:
-                    compiled[name] = program, arguments
-            seconds = time_interleaved(
-                {
-                    name: functools.partial(program, *arguments)
-                    for name, (program, arguments) in compiled.items()
-                },
-                repeats=config.repeats,
-            )
-            for name, (program, _) in compiled.items():
-                print(
-                    f"  {name:<28}{1e3 * seconds[name]:11.2f} ms "
-                    f"{seconds[name] / seconds['closed form']:9.2f} ×"
-                    f"{_bytes(program) / MIB:11.1f} MiB"
-                )
+
+
+def _print_table(contestants: dict[str, tuple[Callable, tuple]], config: Antk) -> None:
+    mib, runs = {}, {}
+    for name, (function, arguments) in contestants.items():
+        program = jax.jit(function).lower(*arguments).compile()
+        memory, operations = program.memory_analysis(), program.cost_analysis()
+        size = memory.output_size_in_bytes + memory.temp_size_in_bytes
+        mib[name], teraflops = size / 2**20, operations.get("flops", 0.0) / 1e12
+        if mib[name] > 1024 * config.gib or teraflops > config.teraflops:
+            print(f"  {name:<24} left out: {mib[name]:,.0f} MiB, {teraflops:.2f} TFLOP")
+        else:
+            runs[name] = functools.partial(program, *arguments)
+    seconds = time_interleaved(runs, repeats=config.repeats)
+    baseline = seconds.get("closed form", float("nan"))
+    for name, time in seconds.items():
+        ratio = f"{time / baseline:8.2f} ×"
+        print(f"  {name:<24} {1e3 * time:10.2f} ms {ratio} {mib[name]:9.1f} MiB")
 
 
 def _contestants(
-    num_sequences: int, num_tokens: int, width: int, readout: Readout, products: bool
+    num_sequences: int, num_tokens: int, width: int, readout: Readout
 ) -> dict[str, tuple[Callable, tuple]]:
     rng = np.random.default_rng(0)
     num_outputs = 1 if readout == "scalar" else width
@@ -104,7 +100,7 @@ def _contestants(
     values = draw(*jax.eval_shape(apply_fn, params, x).shape)
     closed = "pool" if readout == "scalar" else readout
     trace_axes = (-1,) if readout == "trace" else ()
-    contestants: dict[str, tuple[Callable, tuple]] = {
+    return {
         "closed form": (
             lambda params, x: attention_ntk(params, x, readout=closed).total,
             (params, x),
@@ -114,21 +110,13 @@ def _contestants(
             empirical_ntk(apply_fn, trace_axes=trace_axes),
             (params, x),
         ),
-    }
-    if products:
-        contestants["nt ntk_vector_products"] = (
+        "nt ntk_vector_products": (
             empirical_ntk(
                 apply_fn, trace_axes=trace_axes, implementation="ntk_vector_products"
             ),
             (params, x),
-        )
-    return contestants
-
-
-def _bytes(program) -> int:
-    """Bytes of the results and intermediates of a compiled program."""
-    memory = program.memory_analysis()
-    return memory.output_size_in_bytes + memory.temp_size_in_bytes
+        ),
+    }
 
 
 if __name__ == "__main__":
