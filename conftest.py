@@ -30,3 +30,12 @@ def _float64_for_theory(request):
         "theory" in request.path.relative_to(request.config.rootpath).parts[:2]
     ):
         yield
+
+
+@pytest.fixture
+def compile_fast():
+    """For programs whose compilation is the time: half of it is optimisation."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

@@ -111,10 +111,10 @@ class KernelRecord(NamedTuple):
 class KernelTracker:
     """Follows a kernel through any training loop, in bounded memory.
 
-    Call it with every step; it computes at the chosen ones. It keeps at most
-    `max_kernels` kernels for the distances to the last one: when there are more it lets
-    go of every second, and keeps the first and what is newest. All other numbers are
-    kept for every chosen step.
+    Call it with every step; it computes at the chosen ones. For the distances to the
+    last kernel it keeps at most `max_kernels`: when there are more it lets go of every
+    second, and from then on keeps half as many. All other numbers are kept for every
+    chosen step.
 
     Args:
       kernel_fn: `(params) -> [n, n, ...]`, on a fixed probe set: close over it.
@@ -159,6 +159,7 @@ class KernelTracker:
         self._max_kernels = max_kernels
         self._records: list[KernelRecord] = []
         self._kept: dict[int, np.ndarray] = {}
+        self._stride = 1
 
     def __call__(self, step: int, params: Params) -> None:
         """Record the kernel of these parameters, if the step is a chosen one.
@@ -177,11 +178,7 @@ class KernelTracker:
         kernel = self._kernel_fn(params)
         warn_unless_float64("the drift of a kernel", kernel)
         self._records.append(self._record(step, kernel, params))
-        self._kept[step] = np.asarray(kernel)
-        if len(self._kept) > self._max_kernels:
-            kept = list(self._kept)
-            for let_go in kept[1:-1:2]:
-                del self._kept[let_go]
+        self._keep(np.asarray(kernel))
 
     def records(self) -> list[KernelRecord]:
         """What was recorded, in order, the last kernel so far taken as the limit."""
@@ -202,6 +199,17 @@ class KernelTracker:
     def kernels(self) -> dict[int, np.ndarray]:
         """The kernels kept, by step: the first and the last among them."""
         return dict(self._kept)
+
+    def _keep(self, kernel: np.ndarray) -> None:
+        """Keep the newest, and every so many of the others, from all of training."""
+        steps = [record.step for record in self._records]
+        self._kept[steps[-1]] = kernel
+        while True:
+            lasting = {*steps[:: self._stride], steps[-1]}
+            self._kept = {s: k for s, k in self._kept.items() if s in lasting}
+            if len(self._kept) <= self._max_kernels:
+                return
+            self._stride *= 2
 
     def _record(self, step: int, kernel: Array, params: Params) -> KernelRecord:
         first, previous = kernel, kernel

@@ -137,7 +137,8 @@ def empirical_ntk(
             for length in lengths
         ]
         num_trained = sum(map(jnp.size, _split(params, trainable)[0]))
-        _check_memory(shape, outputs1, batch_size, num_trained, implementation)
+        outputs = (outputs1, outputs2)
+        _check_memory(shape, outputs, batch_size, num_trained, implementation)
         return compute(params, x1, x2)
 
     return kernel_fn
@@ -305,12 +306,12 @@ def _traced(trace_axes: Sequence[int], outputs1, outputs2) -> set[int]:
 
 def _check_memory(
     shape: Sequence[int],
-    outputs: jax.ShapeDtypeStruct,
+    outputs: Sequence[jax.ShapeDtypeStruct],
     batch_size: int | None,
     num_trained: int,
     implementation: str,
 ) -> None:
-    itemsize = outputs.dtype.itemsize
+    itemsize = outputs[0].dtype.itemsize
     check_fits(
         f"a kernel of shape {tuple(shape)}",
         math.prod(shape) * itemsize,
@@ -318,9 +319,11 @@ def _check_memory(
         "it, by theory.empirical_ntk.ntk_vector_product",
     )
     if implementation == "jacobian_contraction":
-        rows = min(batch_size or outputs.shape[0], outputs.shape[0])
-        check_fits(
-            f"the Jacobian of {rows} examples' outputs",
-            rows * math.prod(outputs.shape[1:]) * num_trained * itemsize,
-            "pass a smaller batch_size, or use theory.empirical_ntk.ntk_vector_product",
-        )
+        for output in outputs:
+            rows = min(batch_size or output.shape[0], output.shape[0])
+            check_fits(
+                f"the Jacobian of {rows} examples' outputs",
+                rows * math.prod(output.shape[1:]) * num_trained * itemsize,
+                "pass a smaller batch_size, or use "
+                "theory.empirical_ntk.ntk_vector_product",
+            )

@@ -172,7 +172,8 @@ def predict_mse(
         `outputs_on_points` f_0 there. None: on the pool.
 
     Raises:
-      ValueError: if only one of the last two is given, or the kernel is not square.
+      ValueError: if only one of the last two is given, shapes do not match, or the
+        kernel is not square.
 
     Example:
       >>> import jax.numpy as jnp
@@ -183,6 +184,11 @@ def predict_mse(
     if (kernel_to_points is None) != (outputs_on_points is None):
         raise ValueError(
             "kernel_to_points and outputs_on_points go together: pass both or neither."
+        )
+    if jnp.shape(targets) != jnp.shape(outputs):
+        raise ValueError(
+            f"targets has shape {jnp.shape(targets)} and outputs {jnp.shape(outputs)}: "
+            f"pass one target per output."
         )
     matrix = square_matrix(kernel)
     eigenvalues, vectors = jnp.linalg.eigh(matrix)

@@ -69,7 +69,8 @@ def kernel_product(
     if values.shape[: len(inner)] != inner:
         raise ValueError(
             f"values has shape {values.shape}, but the kernel's second inputs give "
-            f"outputs of shape {(*inner, ...)}: pass one value per output of x2."
+            f"outputs of shape ({', '.join(map(str, inner))}, …): pass one value per "
+            f"output of x2."
         )
     channels = values.shape[len(inner) :]
     product = as_matrix(kernel) @ values.reshape(-1, math.prod(channels))

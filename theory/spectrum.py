@@ -27,7 +27,8 @@ class Spectrum(NamedTuple):
 def spectrum(kernel: Float[Array, "n n ..."]) -> Spectrum:
     """The spectrum of a symmetric kernel, in any layout of `theory.layout`.
 
-    Eigenvalues below rounding (outputs × machine epsilon × the largest) count as 0.
+    Eigenvalues below rounding (outputs × machine epsilon × the largest) count as 0; of
+    the kernel 0 the ranks are NaN.
 
     Args:
       kernel: of some examples with themselves.

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,7 @@ def main(config: Antk) -> None:
 def _print_table(contestants: dict[str, tuple[Callable, tuple]], config: Antk) -> None:
     mib, runs = {}, {}
     for name, (function, arguments) in contestants.items():
-        program = jax.jit(function).lower(*arguments).compile()
+        program: Any = jax.jit(function).lower(*arguments).compile()
         memory, operations = program.memory_analysis(), program.cost_analysis()
         size = memory.output_size_in_bytes + memory.temp_size_in_bytes
         mib[name], teraflops = size / 2**20, operations.get("flops", 0.0) / 1e12

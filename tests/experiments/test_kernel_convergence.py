@@ -39,7 +39,7 @@ TINY = Scale(
 
 
 @pytest.fixture
-def short(monkeypatch):
+def short(monkeypatch, compile_fast):
     monkeypatch.setattr(greedy, "NUM_STEPS", 10)
     monkeypatch.setattr(greedy, "RATES", (0.1, 0.25))
     monkeypatch.setattr(lazy_rich, "NUM_STEPS", 10)

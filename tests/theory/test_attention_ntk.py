@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.theory.small_networks import GOLDEN, MULTI, SINGLE, X, Z, assert_equal
@@ -103,8 +103,8 @@ def derivatives(params, x, causal) -> dict[str, np.ndarray]:
 @st.composite
 def cases(draw):
     size = st.integers(1, 3)
-    n, m, s, num_features, k, e, p = (draw(size) for _ in range(7))
-    t = draw(st.integers(2, 4).filter(lambda t: t != s))
+    n, m, num_features, k, e, p = (draw(size) for _ in range(6))
+    s, t = draw(st.permutations([2, 3, 4]))[:2]  # one token alone has no choice
     has_w_o = draw(st.booleans())
     num_heads = draw(size) if has_w_o else 1
     rng: Any = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -116,17 +116,19 @@ def cases(draw):
     )
     x1 = rng.normal(size=(n, s, num_features))
     x2 = None if draw(st.booleans()) else rng.normal(size=(m, t, num_features))
-    return params, x1, x2, draw(st.booleans())
+    return params, x1, x2
 
 
+@pytest.mark.parametrize("causal", [False, True], ids=["all to all", "causal"])
 @each_readout
-def test_each_part_is_the_product_of_its_derivatives(readout):
+def test_each_part_is_the_product_of_its_derivatives(readout, causal):
     expected_of = READOUTS[readout]
 
-    @settings(max_examples=4)
+    # shrinking a failure would compile for minutes
+    @settings(max_examples=2, phases=[Phase.generate])
     @given(cases())
     def check(case):
-        params, x1, x2, causal = case
+        params, x1, x2 = case
         with pytest.MonkeyPatch.context() as monkeypatch:
             name: Any = contracted_by(monkeypatch, readout)
             found = attention_ntk(params, x1, x2, causal=causal, readout=name)

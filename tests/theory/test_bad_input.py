@@ -311,7 +311,6 @@ def test_blocks_hold_a_smaller_jacobian(monkeypatch):
         kernel_of_mlp()
 
 
-@pytest.mark.xfail(reason="only the Jacobian of x1 is checked", strict=True)
 def test_jacobian_of_the_second_inputs_must_fit_too(monkeypatch):
     monkeypatch.setattr("theory._checks.memory_bytes", lambda: 3 * 6 * 40 * 8)
     with pytest.raises(ValueError, match="Jacobian of 4 examples"):

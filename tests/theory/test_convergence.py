@@ -152,7 +152,6 @@ def test_memory_is_bounded_and_the_ends_are_kept(max_kernels):
         assert all(kernel[0, 0] == 1 + at for at, kernel in kept.items())
 
 
-@pytest.mark.xfail(reason="thinning keeps the newest only", strict=True)
 def test_kernels_are_kept_from_all_of_training():
     tracker = KernelTracker(lambda params: params, max_kernels=8)
     follow(tracker, range(100), lambda step: jnp.eye(2) * (1 + step))

@@ -293,12 +293,21 @@ def test_residual_halves_with_the_step(points):
     assert 0.45 < small / large < 0.55
 
 
-def test_residual_by_hand():
-    # f = w²: Δf = (w − η·2w·g)² − w² with g = w² at w = 1: −4η + 4η² against −4η
-    residual = consistency_residual(
-        lambda w, x: w**2 * x, lambda f: f, jnp.array(1.0), jnp.ones(3), 0.1
-    )
-    np.testing.assert_allclose(residual, 0.1)
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [(None, 0.1), (np.array([[0.0, 1.0]]), 0.0)],
+    ids=["pool", "probe"],
+)
+def test_residual_by_hand(points, expected):
+    # On the pool f = w²: Δf = (w − η·2w·g)² − w² with g = w² at w = 1, −4η + 4η²
+    # against −4η. On the point f = w: none.
+    def apply_fn(w, x):
+        return w**2 * x[:, 0] + w * x[:, 1]
+
+    pool = jnp.array([[1.0, 0.0]] * 3)
+    w = jnp.ones((), jnp.float64)
+    residual = consistency_residual(apply_fn, lambda f: f, w, pool, 0.1, points)
+    np.testing.assert_allclose(residual, expected, atol=1e-12)
 
 
 def test_loss_falls_by_the_kernels_quadratic_form():
