@@ -59,8 +59,7 @@ def warn_unless_float64(what: str, tree: Any) -> None:
 @functools.cache
 def _warn_once(what: str, dtypes: str) -> None:
     warnings.warn(
-        f"{what} of {dtypes} arrays is a small difference of large numbers, mostly "
-        f"rounding below 1e-6: call jax.config.update('jax_enable_x64', True) first "
-        f"and pass float64 arrays.",
+        f"{what} of {dtypes} arrays is rounding where it is below 1e-6 or so: call "
+        f"jax.config.update('jax_enable_x64', True) first and pass float64 arrays.",
         stacklevel=4,
     )

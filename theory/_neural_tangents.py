@@ -91,8 +91,8 @@ def _without_tensorflow() -> types.ModuleType:
 
 
 def _import() -> types.ModuleType:
-    if "neural_tangents" in sys.modules:
-        return sys.modules["neural_tangents"]
+    if (imported := sys.modules.get("neural_tangents")) is not None:
+        return imported
     modules_before = set(sys.modules)
     sys.modules["neural_tangents.experimental"] = _without_tensorflow()
     try:

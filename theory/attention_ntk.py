@@ -99,10 +99,11 @@ def attention_ntk(
     readout: Readout = "full",
     batch_size: int | None = None,
 ) -> AttentionKernel:
-    """The ANTK of `attention`, in closed form: no Jacobian is ever held.
+    """The ANTK of `attention`, in closed form: no Jacobian of the tokens is held.
 
-    Per sequence it holds H·s·p·(D + k) numbers and per pair of sequences the kernel
-    itself. Works under jit, vmap and grad.
+    Beside the result it holds H·s·p·(D + k) numbers per sequence, and for "pool", which
+    takes the pooled outputs' derivatives by W_Q and W_K unless sequences are short,
+    H·p·s²: `batch_size` bounds both. Works under jit, vmap and grad.
 
     Args:
       params: the layer's weights.
@@ -140,12 +141,24 @@ def attention_ntk(
     options = {"causal": causal, "readout": readout, "batch_size": batch_size}
     compute = functools.partial(_attention_ntk, **options)
     kernels = jax.eval_shape(compute, params, x1, x2)
+    itemsize = kernels.q.dtype.itemsize
     check_fits(
         f"four kernels of shape {kernels.q.shape}",
-        4 * kernels.q.size * kernels.q.dtype.itemsize,
+        4 * kernels.q.size * itemsize,
         'use fewer sequences or readout="trace", or apply the kernel without holding '
         "it, by theory.empirical_ntk.ntk_vector_product",
     )
+    num_heads, num_features, key_size = jnp.shape(params.w_q)
+    num_outputs = jnp.shape(params.w_v if params.w_o is None else params.w_o)[2]
+    for x in (x1, x1 if x2 is None else x2):
+        num_sequences, num_tokens, _ = jnp.shape(x)
+        rows = min(batch_size or num_sequences, num_sequences)
+        size = num_tokens if readout == "pool" else num_features + key_size
+        check_fits(
+            f"the covariances of {rows} sequences",
+            rows * num_heads * num_tokens * num_outputs * size * itemsize,
+            "pass a smaller batch_size",
+        )
     return compute(params, x1, x2)
 
 
@@ -247,6 +260,7 @@ def _trace(
 ) -> AttentionKernel:
     num_outputs = a.u.shape[-1]
     norms = jnp.einsum("hcc->h", _output_gram(params)) / num_outputs
+    weighted = norms[:, None, None, None] * a.g
     by_q = jnp.einsum("hnjci,hmlci->nmjl", a.omega, b.omega)
     by_k = _sum_over_heads(
         lambda q1, m1, q2, m2: (
@@ -254,7 +268,7 @@ def _trace(
         ),
         *(a.q, a.m, b.q, b.m),
     )
-    v = jnp.einsum("h,hnmjl->nmjl", norms, _by_head(a.g, b.g))
+    v = jnp.einsum("hnja,hmla->nmjl", weighted, b.g)
     o = jnp.zeros_like(v)
     if params.w_o is not None:
         o = jnp.einsum("hnje,hmle->nmjl", a.f, b.f)

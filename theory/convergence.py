@@ -45,7 +45,8 @@ def cosine(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, ""]:
 def cka(a: Float[Array, "n n ..."], b: Float[Array, "n n ..."]) -> Float[Array, ""]:
     """Centred kernel alignment: the cosine of HAH and HBH, H = 1 − 11ᵀ/n.
 
-    (Cortes et al., 2012; Kornblith et al., 2019.) Blind to constant functions.
+    (Cortes et al., 2012; Kornblith et al., 2019.) The mean is over all outputs, tokens
+    and channels included: blind to what is added to every entry alike.
 
     Example:
       >>> import jax.numpy as jnp
@@ -92,18 +93,20 @@ class KernelRecord(NamedTuple):
     distance_from_first: float
     """Relative Frobenius distance from the first kernel recorded."""
     velocity: float
-    """Relative distance from the kernel recorded before, per step."""
+    """Relative distance from the kernel recorded before, per step; NaN at first."""
     distance_to_last: float
     """Relative distance to the last kernel; NaN where this one was let go."""
+    cosine_to_last: float
+    """Cosine with the last kernel; NaN where this one was let go."""
     cka_to_last: float
     """CKA with the last kernel; NaN where this one was let go."""
     target_alignment: float
     """With the targets; NaN without them."""
-    trace: float
-    """Σλ."""
+    eigenvalues: np.ndarray
+    """`[outputs]` descending."""
     effective_rank: float
+    participation_ratio: float
     condition_number: float
-    largest_eigenvalue: float
     residual_norm: float
     """‖∂L/∂f‖ or what `residual_fn` measures; NaN without it."""
 
@@ -189,6 +192,7 @@ class KernelTracker:
         return [
             record._replace(
                 distance_to_last=float(relative_distance(kept[record.step], last)),
+                cosine_to_last=float(cosine(kept[record.step], last)),
                 cka_to_last=float(cka(kept[record.step], last)),
             )
             if record.step in kept
@@ -202,36 +206,38 @@ class KernelTracker:
 
     def _keep(self, kernel: np.ndarray) -> None:
         """Keep the newest, and every so many of the others, from all of training."""
-        steps = [record.step for record in self._records]
-        self._kept[steps[-1]] = kernel
-        while True:
-            lasting = {*steps[:: self._stride], steps[-1]}
-            self._kept = {s: k for s, k in self._kept.items() if s in lasting}
-            if len(self._kept) <= self._max_kernels:
-                return
+        if (len(self._records) - 2) % self._stride:
+            self._kept.popitem()  # the newest until now
+        self._kept[self._records[-1].step] = kernel
+        while len(self._kept) > self._max_kernels:
             self._stride *= 2
+            lasting = {record.step for record in self._records[:: self._stride]}
+            lasting.add(self._records[-1].step)
+            self._kept = {s: k for s, k in self._kept.items() if s in lasting}
 
     def _record(self, step: int, kernel: Array, params: Params) -> KernelRecord:
-        first, previous = kernel, kernel
-        num_steps = 1
+        from_first, velocity = 0.0, np.nan
         if self._records:
             kept = list(self._kept.values())
-            first, previous = jnp.asarray(kept[0]), jnp.asarray(kept[-1])
+            first, before = jnp.asarray(kept[0]), jnp.asarray(kept[-1])
+            from_first = float(relative_distance(kernel, first))
             num_steps = step - self._records[-1].step
+            velocity = float(relative_distance(kernel, before)) / num_steps
         found = spectrum(kernel)
         return KernelRecord(
             step=step,
-            distance_from_first=float(relative_distance(kernel, first)),
-            velocity=float(relative_distance(kernel, previous)) / num_steps,
+            distance_from_first=from_first,
+            velocity=velocity,
             distance_to_last=np.nan,
+            cosine_to_last=np.nan,
             cka_to_last=np.nan,
             target_alignment=np.nan
             if self._targets is None
             else float(target_alignment(kernel, self._targets)),
-            trace=float(found.eigenvalues.sum()),
+            eigenvalues=np.asarray(found.eigenvalues),
             effective_rank=float(found.effective_rank),
+            participation_ratio=float(found.participation_ratio),
             condition_number=float(found.condition_number),
-            largest_eigenvalue=float(found.eigenvalues[0]),
             residual_norm=np.nan
             if self._residual_fn is None
             else float(self._residual_fn(params)),

@@ -83,7 +83,8 @@ def empirical_ntk(
     Returns:
       `(params, x1, x2=None) -> kernel`: for outputs `[n, s, p]` and `[m, t, p]` the
       traced kernel `[n, m, s, t]` (divided by p) or the full one `[n, m, s, t, p, p]`.
-      `x2=None` means x1, and costs half.
+      `x2=None` means x1; with batch_size it
+      costs about half.
 
     Raises:
       ValueError: if an argument is unknown, the outputs of x1 and x2 do not match, or
@@ -240,9 +241,17 @@ def _split(
 
 def _spread(mask: PyTree[bool], params: Params) -> PyTree[bool]:
     """A bool for each leaf of the parameters, from one for each subtree."""
+
+    def bool_of(is_trained) -> bool:
+        if not isinstance(is_trained, bool):
+            raise ValueError(f"{is_trained!r} is no bool")
+        return is_trained
+
     try:
         return jax.tree.map(
-            lambda is_trained, subtree: jax.tree.map(lambda _: is_trained, subtree),
+            lambda is_trained, subtree: jax.tree.map(
+                lambda _: bool_of(is_trained), subtree
+            ),
             mask,
             params,
         )
@@ -270,10 +279,10 @@ def _outputs(
                 f"params of shape {shapes} ({type(error).__name__}: {error}): pass the "
                 f"parameters of this model and inputs of the shape it takes."
             ) from error
-        if output.shape[:1] != (num_examples,):
+        if getattr(output, "shape", ())[:1] != (num_examples,):
             raise ValueError(
-                f"apply_fn maps {num_examples} examples of {name} to shape "
-                f"{output.shape}: return one row of outputs per example."
+                f"apply_fn maps {num_examples} examples of {name} to {output}: return "
+                f"one array with a row of outputs per example."
             )
         outputs.append(output)
     if outputs[0].ndim != outputs[1].ndim:
@@ -286,6 +295,8 @@ def _outputs(
 
 def _traced(trace_axes: Sequence[int], outputs1, outputs2) -> set[int]:
     """The traced axes, counted from the front."""
+    if isinstance(trace_axes, int):
+        raise TypeError(f"trace_axes must be a sequence: pass ({trace_axes},).")
     traced = set()
     for axis in trace_axes:
         if not -outputs1.ndim < axis < outputs1.ndim or axis == 0:
@@ -323,7 +334,8 @@ def _check_memory(
             rows = min(batch_size or output.shape[0], output.shape[0])
             check_fits(
                 f"the Jacobian of {rows} examples' outputs",
-                rows * math.prod(output.shape[1:]) * num_trained * itemsize,
+                # neural-tangents holds it twice, with axes in two orders
+                2 * rows * math.prod(output.shape[1:]) * num_trained * itemsize,
                 "pass a smaller batch_size, or use "
                 "theory.empirical_ntk.ntk_vector_product",
             )

@@ -16,7 +16,7 @@ from attent_jax.typing import Batch, Params, SelectFn
 from theory._checks import check_count, warn_unless_float64
 from theory.empirical_ntk import DeterministicApplyFn
 from theory.layout import kernel_product
-from theory.spectrum import square_matrix
+from theory.spectrum import rounding, square_matrix
 
 FunctionalGradientFn = Callable[[Float[Array, "n ..."]], Float[Array, "n ..."]]
 """∂ℓᵢ/∂f(Sᵢ) of each example's own loss, from outputs on the pool; for half the squared
@@ -75,12 +75,17 @@ def functional_gradient_descent(
                 f"{kernel.shape}, is on {kernel.shape[0]} points: pass one row for "
                 f"each, the pool's first."
             )
-        return DescentState(jnp.zeros((), int), outputs)
+        return DescentState(jnp.zeros((), int), jnp.asarray(outputs, kernel.dtype))
 
     def functional_gradient(state: DescentState) -> Array:
         return functional_gradient_fn(state.outputs[:num_pool])
 
     def step(state: DescentState, weights: Array) -> DescentState:
+        if jnp.shape(weights) != (num_pool,):
+            raise ValueError(
+                f"weights has shape {jnp.shape(weights)}, but the pool has {num_pool} "
+                f"examples: pass one weight for each, such as 1/{num_pool}."
+            )
         gradient = functional_gradient(state)
         weighted = gradient * weights.reshape(-1, *[1] * (gradient.ndim - 1))
         move = learning_rate * kernel_product(kernel, weighted)
@@ -102,7 +107,7 @@ def teach_function(
     """Descend on a new selection at every step: teaching in function space.
 
     `selectors.top_k()` is the paper's greedy teacher, `gumbel_top_k` its soft one,
-    `uniform` the random control.
+    `uniform` the random control. It is a scan: jit the call if it is made often.
 
     Args:
       descent: from `functional_gradient_descent`.
@@ -166,8 +171,8 @@ def predict_mse(
       kernel: `[N, N, ...]` of the pool.
       outputs: f_0 on the pool.
       targets: y.
-      learning_rate: η; no matter for the limit.
-      num_steps: T; inf for the limit (ridgeless kernel regression).
+      learning_rate: η; the limit is that of any η below 2N/λ_max.
+      num_steps: T, a Python number; inf for the limit (ridgeless kernel regression).
       kernel_to_points: `[points, N, ...]` from the pool to where f is predicted, with
         `outputs_on_points` f_0 there. None: on the pool.
 
@@ -193,8 +198,7 @@ def predict_mse(
     matrix = square_matrix(kernel)
     eigenvalues, vectors = jnp.linalg.eigh(matrix)
     num_examples = kernel.shape[0]
-    noise = len(matrix) * jnp.finfo(matrix.dtype).eps * eigenvalues[-1]
-    is_learned = eigenvalues > noise
+    is_learned = eigenvalues > rounding(eigenvalues)
     safe = jnp.where(is_learned, eigenvalues, 1)
     if num_steps == jnp.inf:
         learned = 1 / safe
@@ -207,6 +211,11 @@ def predict_mse(
     moved = moved.reshape(targets.shape)
     if kernel_to_points is None or outputs_on_points is None:
         return outputs + kernel_product(kernel, moved)
+    if kernel_to_points.shape[0] != outputs_on_points.shape[0]:
+        raise ValueError(
+            f"kernel_to_points is to {kernel_to_points.shape[0]} points, "
+            f"outputs_on_points has {outputs_on_points.shape[0]}: pass the same points."
+        )
     return outputs_on_points + kernel_product(kernel_to_points, moved)
 
 

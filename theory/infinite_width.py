@@ -48,6 +48,9 @@ def analytic_attention_ntk(
       >>> analytic_attention_ntk(jnp.ones((3, 4, 2))).shape
       (3, 3)
     """
+    _check_sequences("x1", x1)
+    if x2 is not None:
+        _check_sequences("x2", x2, num_features=x1.shape[2])
     with known_warnings():
         return _network(width=1)[2](x1, x2, "ntk")
 
@@ -106,6 +109,15 @@ def _finite_ntks(x: Array, width: int, keys: jax.Array) -> np.ndarray:
             return jax.lax.map(lambda key: kernel_fn(init_fn(key, x.shape)[1], x), keys)
 
     return np.asarray(kernels())
+
+
+def _check_sequences(name: str, x: Array, num_features: int | None = None) -> None:
+    shape = np.shape(x)
+    if len(shape) != 3 or 0 in shape or shape[2] != (num_features or shape[2]):
+        raise ValueError(
+            f"{name} has shape {shape}: pass sequences [n, s, D], none empty, of "
+            f"{num_features or 'any number of'} features."
+        )
 
 
 def _network(width: int):

@@ -46,8 +46,8 @@ def spectrum(kernel: Float[Array, "n n ..."]) -> Spectrum:
     warn_unless_float64("the spectrum", kernel)
     matrix = square_matrix(kernel)
     eigenvalues = jnp.linalg.eigvalsh(matrix)[::-1]
-    noise = len(matrix) * jnp.finfo(matrix.dtype).eps * eigenvalues[0]
-    eigenvalues = jnp.where(eigenvalues > noise, eigenvalues, 0)
+    # NaN, of a network that diverged, stays NaN.
+    eigenvalues = jnp.where(eigenvalues <= rounding(eigenvalues), 0, eigenvalues)
     shares = eigenvalues / eigenvalues.sum()
     entropy = -jnp.sum(shares * jnp.log(jnp.where(shares > 0, shares, 1)))
     return Spectrum(
@@ -56,6 +56,12 @@ def spectrum(kernel: Float[Array, "n n ..."]) -> Spectrum:
         participation_ratio=1 / jnp.sum(shares**2),
         condition_number=eigenvalues[0] / eigenvalues[-1],
     )
+
+
+def rounding(eigenvalues: Float[Array, "outputs"]) -> Float[Array, ""]:
+    """Below it an eigenvalue of the matrix is 0, as far as one can tell."""
+    eps = jnp.finfo(eigenvalues.dtype).eps
+    return len(eigenvalues) * eps * jnp.abs(eigenvalues).max()
 
 
 def max_learning_rate(kernel: Float[Array, "n n ..."]) -> Float[Array, ""]:

@@ -1,7 +1,6 @@
 """What the theory says of the attention NTK, measured: eight figures, with verdicts."""
 
 import dataclasses
-import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -19,17 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from experiments.kernel_convergence import (
-    canonical,
-    consistency,
-    drift,
-    finite_width,
-    greedy,
-    importance,
-    lazy_rich,
-    loss_decrease,
-)
-from experiments.kernel_convergence.findings import Scale, Study
+from experiments.kernel_convergence.findings import Scale
 from experiments.kernel_convergence.report import Outcome, to_json, to_markdown
 from experiments.runs import Run, environment
 
@@ -43,17 +32,6 @@ FigureName = Literal[
     "importance",
     "finite_width",
 ]
-STUDIES: Mapping[str, Study] = {
-    "drift": drift,
-    "consistency": consistency,
-    "loss_decrease": loss_decrease,
-    "canonical": canonical,
-    "greedy": greedy,
-    "lazy_rich": lazy_rich,
-    "importance": importance,
-    "finite_width": finite_width,
-}
-
 TITLE = "The attention NTK: what holds, what fails"
 
 LAPTOP = Scale(
@@ -65,7 +43,7 @@ LAPTOP = Scale(
     networks=((32, 1, 1), (8, 1, 1), (64, 1, 1), (32, 2, 2), (32, 4, 4)),
     widths=(16, 64, 256),
     limit_widths=(4, 8, 16, 32, 64),
-    limit_seeds=10,
+    layer_seeds=10,
 )
 """All eight figures in under 4 minutes on two CPU cores."""
 
@@ -80,7 +58,7 @@ PRESETS: Mapping[str, Scale] = {
         networks=((64, 1, 1), (16, 1, 1), (256, 1, 1), (64, 2, 4), (64, 6, 8)),
         widths=(16, 32, 64, 128, 256, 512, 1024),
         limit_widths=(4, 8, 16, 32, 64, 128),
-        limit_seeds=40,
+        layer_seeds=40,
     ),
     "paper-scale": LAPTOP._replace(
         num_pool=256,
@@ -91,7 +69,7 @@ PRESETS: Mapping[str, Scale] = {
         networks=((256, 2, 4), (64, 2, 4), (768, 2, 12), (256, 6, 4), (256, 12, 4)),
         widths=(16, 64, 256, 1024, 4096),
         limit_widths=(4, 8, 16, 32, 64, 128, 256),
-        limit_seeds=100,
+        layer_seeds=100,
     ),
 }
 
@@ -134,6 +112,10 @@ def main(config: KernelConvergence, scale: Scale | None = None) -> int:
       config: what the command line says.
       scale: instead of the preset's.
     """
+    # theory/ needs neural-tangents, which the other experiments do not.
+    from experiments.kernel_convergence.figures import make
+
+    scale = scale or PRESETS[config.preset]
     run = Run("kernel-convergence", config.out)
     console = Console(highlight=False)
     console.print(f"Writing to {run.folder}")
@@ -150,12 +132,12 @@ def main(config: KernelConvergence, scale: Scale | None = None) -> int:
         jax.enable_x64(True),
         Progress(*columns, console=console, transient=True) as progress,
     ):
-        _report(run, config, outcomes, is_complete)
+        _report(run, config, scale, outcomes, is_complete)
         try:
             for name in progress.track(config.figures, description="figures"):
-                outcome = _study(name, scale or PRESETS[config.preset], run, progress)
+                outcome = make(name, scale, run.folder, progress)
                 outcomes.append(outcome)
-                _report(run, config, outcomes, is_complete)
+                _report(run, config, scale, outcomes, is_complete)
                 progress.console.print(f"{name} ({outcome.seconds:.0f} s)")
                 for finding in outcome.findings:
                     for word, text in (
@@ -166,30 +148,25 @@ def main(config: KernelConvergence, scale: Scale | None = None) -> int:
             is_complete = True
         except KeyboardInterrupt:
             progress.console.print("Interrupted: reporting the figures completed.")
-        _report(run, config, outcomes, is_complete)
+        _report(run, config, scale, outcomes, is_complete)
     console.print(f"Report and figures are in {run.folder}")
     return 0 if is_complete else 130
 
 
-def _study(name: str, scale: Scale, run: Run, progress: Progress) -> Outcome:
-    start = time.perf_counter()
-    study = STUDIES[name]
-    tasks_before = set(progress.task_ids)
-    data = study.measure(scale, progress)
-    for task in set(progress.task_ids) - tasks_before:
-        progress.remove_task(task)
-    study.draw(data).savefig(run.folder / f"{name}.png", dpi=100)
-    seconds = time.perf_counter() - start
-    return Outcome(name, study.__doc__ or "", data, study.judge(data), seconds)
-
-
 def _report(
-    run: Run, config: KernelConvergence, outcomes: list[Outcome], is_complete: bool
+    run: Run,
+    config: KernelConvergence,
+    scale: Scale,
+    outcomes: list[Outcome],
+    is_complete: bool,
 ) -> None:
     about = environment() | {"neural-tangents": version("neural-tangents")}
     text = "" if is_complete else "**Incomplete: the figures done so far.** "
     text += (
-        f"Small transformers in float64, preset {config.preset}. Made with "
+        f"Small transformers in float64 learn {scale.num_pool} sequences of "
+        f"{scale.num_tokens} tokens; kernels are watched on {scale.num_probe} others. "
+        f"{scale.num_steps} steps at most, {scale.num_seeds} seeds "
+        f"({scale.layer_seeds} of single layers). Made with "
         f"{', '.join(f'{name} {value}' for name, value in about.items())}."
     )
     run.write(
@@ -199,6 +176,7 @@ def _report(
             title=TITLE,
             is_complete=is_complete,
             config=dataclasses.asdict(config) | {"out": str(run.folder)},
+            scale=scale,
             environment=about,
         ),
     )

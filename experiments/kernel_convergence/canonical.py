@@ -134,11 +134,16 @@ def _path_error(learner, problem, descent, learning_rate, num_steps: int) -> flo
     return float(relative_distance(predicted, actual))
 
 
+def path_slope(data: Canonical) -> float:
+    """Of the path-kernel sum's error against η."""
+    return slope(data.learning_rates, data.path_errors)
+
+
 def draw(data: Canonical) -> Figure:
     """Path-kernel error over η; late-phase error and drift over t0."""
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     panels = figure.subplots(1, 2)
-    fitted = slope(data.learning_rates, data.path_errors)
+    fitted = path_slope(data)
     panels[0].loglog(
         data.learning_rates, data.path_errors, "o-", label=f"slope {fitted:.2f}"
     )
@@ -173,7 +178,7 @@ def draw(data: Canonical) -> Figure:
 
 def judge(data: Canonical) -> list[Finding]:
     """First order within 0.2; the late error below 5 % where the drift is."""
-    fitted = slope(data.learning_rates[-3:], data.path_errors[-3:])
+    fitted = path_slope(data)
     is_close = data.drifts < 0.01
     late = data.late_errors[is_close]
     from_start = data.late_errors[0]

@@ -28,14 +28,15 @@ class Scale(NamedTuple):
     num_steps: int
     """Of the longest trainings."""
     num_seeds: int
-    """Networks per point, where seeds are compared; at least 3."""
+    """Transformers per point, where seeds are compared; at least 3."""
     networks: tuple[tuple[int, int, int], ...]
     """(width, layers, heads) whose drift is followed."""
     widths: tuple[int, ...]
     """Of the sweep from rich to lazy."""
     limit_widths: tuple[int, ...]
     """Of the networks compared with the infinite one."""
-    limit_seeds: int
+    layer_seeds: int
+    """Of single attention layers, which are quick."""
 
 
 class Study(Protocol):

@@ -19,7 +19,7 @@ def measure(scale: Scale, progress: Progress) -> WidthConvergence:
     return finite_width_convergence(
         jax.random.normal(jax.random.key(0), (4, scale.num_tokens, 6), float),
         widths=scale.limit_widths,
-        num_seeds=scale.limit_seeds,
+        num_seeds=scale.layer_seeds,
         rng=jax.random.key(1),
     )
 

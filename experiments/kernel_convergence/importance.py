@@ -159,31 +159,33 @@ def draw(data: Importance) -> Figure:
 
 def judge(data: Importance) -> list[Finding]:
     """At W_Q = 0 attention is uniform; at the largest scale it is saturated."""
-    median, mean = np.median(data.of_tokens, axis=2), data.of_tokens.mean(axis=2)
-    by_median, by_mean = (
-        part[:, :2].sum(axis=1) / part.sum(axis=1) for part in (median, mean)
-    )
-    peak = by_median.argmax()
-    uniform = mean[0] / mean[0].sum()
-    is_gone = by_median < 0.01 * by_median[peak]
+    looking = data.of_tokens[:, :2].sum(axis=1) / data.of_tokens.sum(axis=1)
+    of_median = np.median(looking, axis=1)
+    mean = data.of_tokens.mean(axis=2)
+    of_trace = mean[:, :2].sum(axis=1) / mean.sum(axis=1)
+    peak, trace_peak = of_median.argmax(), of_trace.argmax()
+    is_gone = of_median < 0.01 * of_median[peak]
     gone = peak + is_gone[peak:].argmax()
-    saturated = f"at entropy {data.entropies[-1]:.3f} log s"
+    undecided = (looking[gone] > 0.01).mean()
+    uniform = mean[0] / mean[0].sum()
+    saturated = f"at entropy {data.entropies[-1]:.1e} log s"
     return [
         Finding(
-            claim="A token's contributions of queries and keys vanish as its "
+            claim="Queries' and keys' share of a token's kernel vanishes as its "
             "attention saturates.",
-            measured=f"Of the median token they are at most {by_median[peak]:.2f} of "
-            f"its kernel, at entropy {data.entropies[peak]:.2f} log s, and "
-            f"{by_median[-1]:.1e} {saturated}.",
+            measured=f"Of the median token it is at most {of_median[peak]:.2f}, at "
+            f"entropy {data.entropies[peak]:.2f} log s; {of_median[gone]:.1e} at "
+            f"{data.entropies[gone]:.2f}, and {of_median[-1]:.1e} {saturated}.",
             verdict="holds" if is_gone[-1] else "fails",
         ),
         Finding(
-            claim="So does their share of the trace of the kernel, at that entropy.",
-            measured=f"Where the median token's has fallen to 1 % of its peak, at "
-            f"entropy {data.entropies[gone]:.2f} log s, they hold {by_mean[gone]:.2f} "
-            f"of the trace ({by_mean[-1]:.2f} {saturated}): the few tokens undecided "
-            f"between two others weigh with ‖Q‖², which grows as W_Q is scaled.",
-            verdict="holds" if by_mean[gone] < 0.1 else "fails",
+            claim="So does their share of the trace of the layer's kernel.",
+            measured=f"In the end: {of_trace[-1]:.2f} {saturated}. Before, it rises to "
+            f"{of_trace[trace_peak]:.2f} at {data.entropies[trace_peak]:.3f}, and is "
+            f"{of_trace[gone]:.2f} where the median token's is gone: the "
+            f"{undecided:.0%} of tokens still undecided there weigh with ‖Q‖², which "
+            f"grows as W_Q is scaled.",
+            verdict="holds" if of_trace[-1] < 0.05 * of_trace[trace_peak] else "fails",
         ),
         Finding(
             claim="They vanish when attention is uniform.",

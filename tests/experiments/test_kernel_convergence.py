@@ -1,6 +1,8 @@
 """The study of the kernel: that its figures are made, and what its verdicts mean."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -10,7 +12,6 @@ from rich.progress import Progress
 
 from experiments import kernel_convergence
 from experiments.kernel_convergence import (
-    STUDIES,
     KernelConvergence,
     canonical,
     consistency,
@@ -22,6 +23,7 @@ from experiments.kernel_convergence import (
     loss_decrease,
     main,
 )
+from experiments.kernel_convergence.figures import STUDIES
 from experiments.kernel_convergence.findings import Scale
 from theory.infinite_width import WidthConvergence
 
@@ -34,7 +36,7 @@ TINY = Scale(
     networks=((4, 1, 1),),
     widths=(8, 16),
     limit_widths=(2, 8),
-    limit_seeds=3,
+    layer_seeds=3,
 )
 
 
@@ -96,8 +98,22 @@ def test_order_one_has_slope_one():
 
 def test_one_step_above_the_exact_rate_refutes_the_bound():
     exact = np.linspace(1, 0.5, 10)
-    data = loss_decrease.LossDecrease(exact, exact, exact / 2, np.ones(10))
+    ones = np.ones(10)
+    data = loss_decrease.LossDecrease(
+        measured=exact,
+        exact=exact,
+        deviation_ratio=2 * ones,
+        bound=exact / 2,
+        constant=ones,
+        admissible=ones / 2,
+    )
     assert verdicts(loss_decrease, data) == ["holds", "holds"]
+    # no violation seen, but this kernel does not forbid one
+    assert verdicts(loss_decrease, data._replace(constant=3 * ones))[1] == (
+        "inconclusive"
+    )
+    # an exact rate that is wrong by a factor deviates alike at every learning rate
+    assert verdicts(loss_decrease, data._replace(deviation_ratio=ones))[0] == "fails"
     bound = np.where(np.arange(10) == 7, 2 * exact, exact / 2)
     finding = loss_decrease.judge(data._replace(bound=bound))[1]
     assert finding.verdict == "fails"
@@ -124,13 +140,15 @@ def test_the_final_kernel_is_judged_where_it_has_settled():
 
 def test_greedy_must_win_on_every_seed():
     needed = {"greedy": np.array([10.0, 20.0]), "random": np.array([20.0, 30.0])}
-    assert greedy._compare("here", needed).verdict == "holds"
+    assert greedy._compare("random", needed, "here").verdict == "holds"
     mixed = needed | {"random": np.array([20.0, 15.0])}
-    assert greedy._compare("here", mixed).verdict == "inconclusive"
+    assert greedy._compare("random", mixed, "here").verdict == "inconclusive"
     worse = needed | {"random": np.array([9.0, 15.0])}
-    assert greedy._compare("here", worse).verdict == "fails"
+    assert greedy._compare("random", worse, "here").verdict == "fails"
     unreached = needed | {"random": np.array([np.inf, 30.0])}
-    assert greedy._compare("here", unreached).verdict == "inconclusive"
+    assert greedy._compare("random", unreached, "here").verdict == "inconclusive"
+    at_edge = greedy._compare("random", needed, "here", is_open=True)
+    assert at_edge.verdict == "inconclusive"
 
 
 def test_steps_to_a_loss_that_is_never_reached_are_infinite():
@@ -145,12 +163,17 @@ def test_scoring_counts_in_the_cost_of_a_step():
     assert greedy.cost_per_step("full", 24) == 72
 
 
-def test_freezing_needs_a_falling_drift():
+def test_freezing_needs_a_falling_drift_on_most_seeds():
     widths = np.array([16, 64, 256])
-    falling = np.broadcast_to(1 / np.array(lazy_rich.SCALES), (3, 8))
-    data = lazy_rich.LazyRich(falling, widths, 1 / widths[None], np.ones((1, 3)))
+    lazy = np.tile(1 / np.array(lazy_rich.SCALES), (3, 1))
+    frozen = np.tile(1 / widths, (3, 1)) * np.array([[1], [2], [3]])
+    data = lazy_rich.LazyRich(lazy, widths, frozen, np.ones((3, 3)))
     assert verdicts(lazy_rich, data) == ["holds", "holds", "fails"]
-    assert verdicts(lazy_rich, data._replace(by_scale=falling**2))[0] == "fails"
+    assert verdicts(lazy_rich, data._replace(by_scale=lazy**2))[0] == "fails"
+    # slopes 0, -0.5 and -1: an interval across the threshold
+    mixed = widths[None] ** -np.array([[0.0], [0.5], [1.0]])
+    mixed = data._replace(by_width_one_head=mixed)
+    assert verdicts(lazy_rich, mixed)[2] == "inconclusive"
 
 
 def test_importance_is_judged_by_token_and_in_the_trace():
@@ -162,12 +185,10 @@ def test_importance_is_judged_by_token_and_in_the_trace():
     )
     assert verdicts(importance, data) == ["holds", "holds", "fails"]
     undecided = of_tokens.copy()
-    undecided[2, 1, 0] = 100  # one token keeps its keys
-    assert verdicts(importance, data._replace(of_tokens=undecided)) == [
-        "holds",
-        "fails",
-        "fails",
-    ]
+    undecided[2, 1, 0] = 100  # one token keeps its keys, and holds most of the trace
+    found = importance.judge(data._replace(of_tokens=undecided))
+    assert [finding.verdict for finding in found] == ["holds", "fails", "fails"]
+    assert "the 33% of tokens still undecided" in found[1].measured
 
 
 def test_the_limit_is_approached_at_its_rate():
@@ -210,3 +231,22 @@ def test_the_presets_grow():
     laptop, h200, paper = kernel_convergence.PRESETS.values()
     assert laptop.num_pool < h200.num_pool < paper.num_pool
     assert all(scale.num_seeds >= 3 for scale in (laptop, h200, paper))
+
+
+def test_other_experiments_run_without_neural_tangents():
+    program = (
+        "import sys; sys.modules['neural_tangents'] = None\n"
+        "sys.argv = ['experiments', sys.argv[1]]\n"
+        "from experiments.__main__ import main; sys.exit(main())"
+    )
+
+    def run(name):
+        return subprocess.run(
+            [sys.executable, "-c", program, name], capture_output=True, text=True
+        )
+
+    assert "Traceback" not in run("--help").stderr
+    found = run("kernel-convergence")
+    assert found.returncode == 2
+    assert "theory/ needs neural-tangents" in found.stderr
+    assert "Traceback" not in found.stderr
