@@ -18,14 +18,14 @@ setup: $(VENV)/.installed ## Create .venv with the locked requirements and this 
 demo: setup ## Train with and without teaching on real data (3 minutes); ARGS="--help"
 	$(VENV)/bin/python -m experiments demo $(ARGS)
 
-theory: setup ## What the attention NTK does, in eight figures (4 minutes); ARGS="--help"
+theory: setup ## What the attention NTK does, in eight figures (3 minutes); ARGS="--help"
 	$(VENV)/bin/python -m experiments kernel-convergence $(ARGS)
 
-figures: setup ## Make the README's figures again (8 minutes)
+figures: setup ## Make the README's figures again (6 minutes)
 	rm -rf runs/figures
 	$(VENV)/bin/python -m experiments demo --out runs/figures/demo
 	$(VENV)/bin/python -m experiments kernel-convergence --out runs/figures/kernel
-	for figure in runs/figures/*/*.png; do \
+	set -e; for figure in runs/figures/*/*.png; do \
 	  cp $$figure $(FIGURES)/$$(basename $$(dirname $$figure))_$$(basename $$figure); \
 	done
 

@@ -238,7 +238,7 @@ def judge(data: Teaching) -> list[Finding]:
             for name, by_rate in steps.items()
         )
         is_at_edge = {
-            name: (by_rate.argmin(axis=1) == len(RATES) - 1).any()
+            name: bool((by_rate.argmin(axis=1) == len(RATES) - 1).any())
             for name, by_rate in steps.items()
         }
         note = f" Best η in N/λ_max, medians: {rates}."
@@ -260,9 +260,15 @@ def judge(data: Teaching) -> list[Finding]:
                 name: taken * cost_per_step(name, data.num_pool)
                 for name, taken in best.items()
             }
-            where = "for its cost, scoring included, at best rates, in parameter space"
-            is_open = is_at_edge["greedy"] or is_at_edge["random"]
-            findings.append(_compare("random", cost, where, is_open=is_open))
+            findings += [
+                _compare(
+                    other,
+                    cost,
+                    "for its cost, scoring included, at best rates, in parameter space",
+                    is_open=is_at_edge["greedy"] or is_at_edge[other],
+                )
+                for other in ("random", "full")
+            ]
     return findings
 
 
