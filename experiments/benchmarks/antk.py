@@ -44,7 +44,7 @@ class Antk:
     """Leave out programs with more memory, in GiB."""
     teraflops: float = 1.0
     """Leave out programs with more operations, as XLA counts them."""
-    repeats: int = 7
+    repeats: int = 9
     """Rounds; medians are printed."""
 
 

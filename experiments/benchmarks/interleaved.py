@@ -1,4 +1,4 @@
-"""Timing that machine noise does not bias: A B C A B C …, medians, ratios."""
+"""Timing that machine noise does not bias: A B C, C A B, …, medians, ratios."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -20,8 +20,11 @@ def time_interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for contestant in contestants.values():
         jax.block_until_ready(contestant())
+    shuffle = np.random.default_rng(0).permutation
     for _ in range(repeats):
-        for name, contestant in contestants.items():
+        # In a new order each round: none always runs in the caches another one left.
+        for name in map(str, shuffle(list(contestants))):
+            contestant = contestants[name]
             start = time.perf_counter()
             jax.block_until_ready(contestant())
             seconds[name].append(time.perf_counter() - start)

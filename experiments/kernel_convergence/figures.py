@@ -39,6 +39,6 @@ def make(name: str, scale: Scale, folder: Path, progress: Progress) -> Outcome:
     data = study.measure(scale, progress)
     for task in set(progress.task_ids) - tasks_before:
         progress.remove_task(task)
-    study.draw(data).savefig(folder / f"{name}.png", dpi=100)
+    study.draw(data).savefig(folder / f"{name}.png", dpi=80)
     seconds = time.perf_counter() - start
     return Outcome(name, study.__doc__ or "", data, study.judge(data), seconds)
