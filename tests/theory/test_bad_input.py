@@ -17,7 +17,7 @@ from theory.functional_gradient import (
     predict_mse,
     teach_function,
 )
-from theory.infinite_width import finite_width_convergence
+from theory.infinite_width import analytic_attention_ntk, finite_width_convergence
 from theory.layout import as_matrix, blockwise, kernel_product, transpose
 from theory.spectrum import max_learning_rate, spectrum
 
@@ -48,6 +48,36 @@ def teach(**counts):
 
 # What is done, and what the error says: the argument, the value, the remedy.
 CASES = {
+    "weights of another pool": (
+        lambda: DESCENT.step(DESCENT.init(jnp.zeros(3)), jnp.ones(1)),
+        r"weights has shape \(1,\), but the pool has 3 examples: pass one weight for",
+    ),
+    "words for bools": (
+        lambda: kernel_of_mlp(trainable={"hidden": "no", "out": True}),
+        "trainable=.*'no' is no bool.*give one for each leaf or subtree",
+    ),
+    "several outputs": (
+        lambda: kernel_of_mlp(apply_fn=lambda params, x: (mlp(params, x),)),
+        "4 examples of x1 to .*return one array with a row of outputs per example",
+    ),
+    "tokens for sequences": (
+        lambda: analytic_attention_ntk(jnp.ones((3, 4))),
+        r"x1 has shape \(3, 4\): pass sequences \[n, s, D\]",
+    ),
+    "sequences of other features": (
+        lambda: analytic_attention_ntk(jnp.ones((3, 4, 5)), jnp.ones((3, 4, 6))),
+        r"x2 has shape \(3, 4, 6\): pass sequences .* of 5 features",
+    ),
+    "points of two lengths": (
+        lambda: predict_mse(
+            jnp.eye(3),
+            jnp.zeros(3),
+            jnp.ones(3),
+            kernel_to_points=jnp.ones((2, 3)),
+            outputs_on_points=jnp.zeros(5),
+        ),
+        "kernel_to_points is to 2 points, outputs_on_points has 5: pass the same",
+    ),
     # the closed form
     "unknown readout": (
         lambda: CLOSED(MULTI, X, readout="mean"),
@@ -303,6 +333,11 @@ def test_the_covariances_must_fit_too(monkeypatch):
     with pytest.raises(ValueError, match="covariances of 3 sequences would take"):
         attention_ntk(wide, X, readout="trace")
     attention_ntk(wide, X, readout="trace", batch_size=1)
+
+
+def test_a_lone_axis_is_refused():
+    with pytest.raises(TypeError, match=r"trace_axes .* sequence: pass \(-1,\)"):
+        kernel_of_mlp(trace_axes=-1)
 
 
 def test_products_have_no_kernel_to_fit(monkeypatch):

@@ -75,3 +75,7 @@ def test_float32_warns_once():
     with pytest.warns(UserWarning, match="spectrum of float32 .*jax_enable_x64"):
         spectrum(kernel)
     spectrum(kernel)  # a second warning would be an error
+
+
+def test_a_diverged_kernel_stays_nan():
+    assert np.isnan(spectrum(jnp.full((2, 2), jnp.nan)).eigenvalues).all()
