@@ -9,6 +9,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.theory.small_networks import GOLDEN, MULTI, SINGLE, X, Z, assert_equal
+from theory import _attention_contractions
 from theory import attention_ntk as module
 from theory.attention_ntk import AttentionParams, attention, attention_ntk
 from theory.empirical_ntk import empirical_ntk
@@ -27,7 +28,9 @@ def contracted_by(monkeypatch, readout):
     """Have 'pool by pairs' or 'pool by jacobians' contract the pooled kernel so."""
     readout, _, way = readout.partition(" by ")
     if way:
-        monkeypatch.setattr(module, "_is_cheaper_by_pairs", lambda a, b: way == "pairs")
+        monkeypatch.setattr(
+            _attention_contractions, "_is_cheaper_by_pairs", lambda a, b: way == "pairs"
+        )
         COMPILED.clear_cache()
     return readout
 
