@@ -255,7 +255,7 @@ def test_float32_keeps_five_digits(part, mean):
     double = jax.tree.map(np.float64, single)
     found = part_of(attention_ntk(*single), part)
     assert found.dtype == np.float32
-    # without centring, 100: q and k are off by 1e-2
+    # without centring, 100: k is off by 3e-4
     assert_equal(found, part_of(attention_ntk(*double), part), relative=2e-5)
 
 
