@@ -1,6 +1,5 @@
 """A comparison's report: for people in Markdown, for programs in JSON."""
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from experiments.comparison import (
     methods_of,
     verdict,
 )
+from experiments.runs import to_json_text
 
 _VERDICTS = """\
 A method **wins** if it is non-inferior to full training at lower cost and above all
@@ -76,7 +76,7 @@ def to_json(rows: Sequence[Row], margin: float, **about: Any) -> str:
         "summary": summarize(rows, margin),
         "rows": [row.flat() for row in rows],
     }
-    return json.dumps(_without_nan(report), indent=1)
+    return to_json_text(report)
 
 
 def to_markdown(
@@ -164,13 +164,3 @@ def _markdown_table(cells: Sequence[Sequence[str]]) -> str:
     ]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    return value

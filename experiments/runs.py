@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 
 class Run:
@@ -47,6 +48,11 @@ class Run:
         partial.replace(self.folder / name)
 
 
+def to_json_text(data: Any) -> str:
+    """JSON of mappings, sequences, NamedTuples, arrays; NaN and inf become null."""
+    return json.dumps(_plain(data), indent=1)
+
+
 def environment() -> dict[str, str]:
     """What a result depends on besides its configuration."""
     packages = ("attent-jax", "jax", "flax", "optax", "numpy")
@@ -68,3 +74,18 @@ def _git_commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return found.stdout.strip()
+
+
+def _plain(data: Any) -> Any:
+    """As JSON's own types."""
+    if hasattr(data, "_asdict"):
+        data = data._asdict()
+    if isinstance(data, dict):
+        return {str(key): _plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_plain(value) for value in data]
+    if hasattr(data, "tolist"):
+        return _plain(data.tolist())
+    if isinstance(data, float) and not np.isfinite(data):
+        return None
+    return data

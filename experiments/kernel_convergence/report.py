@@ -1,12 +1,10 @@
 """The study's report: for people in Markdown, for programs in JSON."""
 
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from experiments.kernel_convergence.findings import Finding
+from experiments.runs import to_json_text
 
 _VERDICTS = """\
 **holds**: what was measured is what the claim says, within the tolerance that its
@@ -29,7 +27,7 @@ class Outcome(NamedTuple):
 
 def to_json(outcomes: Sequence[Outcome], **about: Any) -> str:
     """All numbers of all figures; what is not finite becomes null."""
-    return json.dumps(_plain({**about, "figures": list(outcomes)}), indent=1)
+    return to_json_text({**about, "figures": list(outcomes)})
 
 
 def to_markdown(outcomes: Sequence[Outcome], *, title: str, text: str) -> str:
@@ -55,18 +53,3 @@ def to_markdown(outcomes: Sequence[Outcome], *, title: str, text: str) -> str:
     return (
         "\n\n".join([f"# {title}", text, "\n".join(table), _VERDICTS, *sections]) + "\n"
     )
-
-
-def _plain(data: Any) -> Any:
-    """NamedTuples and arrays as JSON's own types."""
-    if hasattr(data, "_asdict"):
-        data = data._asdict()
-    if isinstance(data, dict):
-        return {str(key): _plain(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_plain(value) for value in data]
-    if hasattr(data, "tolist"):
-        return _plain(data.tolist())
-    if isinstance(data, float) and not np.isfinite(data):
-        return None
-    return data
