@@ -33,6 +33,8 @@ class AttentionKernel(NamedTuple):
 def full(
     params: AttentionParams, causal: bool, a: Tokens, b: Tokens
 ) -> AttentionKernel:
+    """Between all outputs of all tokens, `[n, m, s, t, p, p]`."""
+
     def row(tokens) -> tuple[Array, Array]:
         """The large parts, of one sequence of x1: what fits the cache is faster."""
         x, q, m, omega = tokens
@@ -59,6 +61,7 @@ def full(
 def trace(
     params: AttentionParams, causal: bool, a: Tokens, b: Tokens
 ) -> AttentionKernel:
+    """Between tokens, the mean over equal outputs, `[n, m, s, t]`."""
     num_outputs = a.u.shape[-1]
     norms = jnp.einsum("hcc->h", _output_gram(params)) / num_outputs
     weighted = norms[:, None, None, None] * a.g
@@ -81,6 +84,7 @@ def trace(
 def pool(
     params: AttentionParams, causal: bool, a: Tokens, b: Tokens
 ) -> AttentionKernel:
+    """Of the outputs' mean over tokens, `[n, m, p, p]`."""
     if _is_cheaper_by_pairs(a, b):
         q, k = _pool_pairs(a, b)
     else:

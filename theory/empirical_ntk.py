@@ -83,8 +83,7 @@ def empirical_ntk(
     Returns:
       `(params, x1, x2=None) -> kernel`: for outputs `[n, s, p]` and `[m, t, p]` the
       traced kernel `[n, m, s, t]` (divided by p) or the full one `[n, m, s, t, p, p]`.
-      `x2=None` means x1; with batch_size it
-      costs about half.
+      `x2=None` means x1; with batch_size it costs about half.
 
     Raises:
       ValueError: if an argument is unknown, the outputs of x1 and x2 do not match, or

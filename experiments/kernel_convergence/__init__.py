@@ -78,8 +78,8 @@ PRESETS: Mapping[str, Scale] = {
 class KernelConvergence:
     """The theory of the attention NTK, run: eight figures with their verdicts.
 
-    Small transformers are trained in float64 on sequences from a random attention
-    layer, and the kernel is watched on held-out sequences: does it converge (drift),
+    Small transformers learn in float64 what another, random one makes of sequences,
+    and the kernel is watched on held-out sequences: does it converge (drift),
     does the function move along it (consistency, loss_decrease, canonical), does a
     greedy teacher use it (greedy), when does it freeze (lazy_rich), what is it made of
     (importance), and what is its limit (finite_width). Each claim is printed with what

@@ -117,7 +117,7 @@ def draw(data: list[Drift]) -> Figure:
             )
         axes.set(ylabel="solid ‖K_t − K_T‖/‖K_T‖, dashed ‖f − y‖/‖f₀ − y‖")
         axes.legend(title=key, fontsize=8)
-    panels[0].set(title="Kernel and residual stop together: full training")
+    panels[0].set(title="Distance to the last kernel, and residual: full training")
     panels[1].set(title=f"… and under teaching ({data[0].network})")
     for run in data:
         style = "-" if run.teacher == "full" else ":"
@@ -125,9 +125,9 @@ def draw(data: list[Drift]) -> Figure:
         panels[2].semilogx(run.steps[1:], run.from_first[1:], style, label=label)
         panels[3].loglog(run.steps[1:], velocity_per_residual(run), style, label=label)
     panels[2].set(ylabel="‖K_t − K_0‖/‖K_0‖", ylim=(0, None))
-    panels[2].set(title="The kernel does move first")
+    panels[2].set(title="Distance from the first kernel")
     panels[3].set(ylabel="relative velocity per step / relative residual")
-    panels[3].set(title="It stops because the residual does")
+    panels[3].set(title="How fast the kernel moves for what is left to learn")
     panels[3].legend(fontsize=7)
     for axes in panels:
         axes.set(xlabel="step")
@@ -154,10 +154,10 @@ def judge(data: list[Drift]) -> list[Finding]:
             f"kernels), K_t is within {max(late):.1e} of K_T in all {len(data)} "
             f"trainings, having moved {min(moved):.2f} to {max(moved):.2f} of ‖K_0‖; "
             f"the residual fell to {max(run.residual[-1] for run in data):.1e} of its "
-            f"start or less. Velocity per residual, {rates[:, 0].min():.1g} to "
-            f"{rates[:, 0].max():.1g} at first, is still {rates[:, 1].min():.1g} to "
-            f"{rates[:, 1].max():.1g} at last: it stops because training does, and an "
-            f"early stop or a decayed learning rate would look alike.",
+            f"start or less. Velocity per residual goes from {rates[:, 0].min():.1g} "
+            f"to {rates[:, 0].max():.1g} at first to {rates[:, 1].min():.1g} to "
+            f"{rates[:, 1].max():.1g} at last: unless it vanishes, an early stop or a "
+            f"decayed learning rate would look like convergence too.",
             verdict=("holds" if max(late) < 0.01 else "fails")
             if trained
             else "inconclusive",

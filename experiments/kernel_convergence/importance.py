@@ -188,7 +188,7 @@ def judge(data: Importance) -> list[Finding]:
             verdict="holds" if of_trace[-1] < 0.05 * of_trace[trace_peak] else "fails",
         ),
         Finding(
-            claim="They vanish when attention is uniform.",
+            claim="Queries' and keys' contributions vanish when attention is uniform.",
             measured=f"With W_Q = 0 attention is uniform, and queries hold "
             f"{uniform[0]:.2f} of the trace (keys {uniform[1]:.0e}: they are seen "
             f"through Q = 0). A covariance needs no preference to be there.",

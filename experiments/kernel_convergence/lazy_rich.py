@@ -134,7 +134,7 @@ def draw(data: LazyRich) -> Figure:
     ):
         label = f"{name}: slope {slopes(data.widths, drifts).mean():.2f}"
         plot(panels[1], data.widths, drifts, label, colour)
-    panels[1].set(xlabel="width w", title="One attention layer: heads decide")
+    panels[1].set(xlabel="width w", title="Rich to lazy by width (one attention layer)")
     for axes in panels:
         axes.set(ylabel=f"‖K_T − K_0‖/‖K_0‖ after {NUM_STEPS} steps")
         axes.set_xscale("log", base=2)
@@ -144,7 +144,7 @@ def draw(data: LazyRich) -> Figure:
 
 
 def judge(data: LazyRich) -> list[Finding]:
-    """By the 95 % interval of the mean slope over seeds."""
+    """With scale by the mean slope; with width by its 95 % interval over seeds."""
     lazy = slopes(SCALES[LAZY_FROM:], data.by_scale[:, LAZY_FROM:])
     from_two = slopes(SCALES[2:], data.by_scale[:, 2:])
     last = data.by_width_one_head[:, -1]

@@ -17,13 +17,12 @@ OutputsFn = Callable[[Params, Float[Array, "n s D"]], Float[Array, "n"]]
 
 
 class Problem(NamedTuple):
-    """Sequences with targets: a random attention layer's mean output, noiseless."""
+    """Sequences with targets: the outputs of another random transformer, noiseless."""
 
     x: Float[Array, "pool s D"]
     y: Float[Array, "pool"]
     probe: Float[Array, "probe s D"]
     """Held out: kernels are watched here."""
-    probe_y: Float[Array, "probe"]
 
     @property
     def points(self) -> Float[Array, "points s D"]:
@@ -39,9 +38,9 @@ def make_problem(
     shape = (num_pool + num_probe, num_tokens, num_features)
     x = jax.random.normal(keys[0], shape, float)
     target = init_params(keys[1], num_features, width=8, num_layers=1, num_heads=2)
-    y = outputs(target, x)
-    y = (y - y[:num_pool].mean()) / y[:num_pool].std()
-    return Problem(x[:num_pool], y[:num_pool], x[num_pool:], y[num_pool:])
+    y = outputs(target, x[:num_pool])
+    y = (y - y.mean()) / y.std()
+    return Problem(x[:num_pool], y, x[num_pool:])
 
 
 def make_problems(

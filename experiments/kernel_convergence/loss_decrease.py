@@ -103,7 +103,7 @@ def draw(data: LossDecrease) -> Figure:
         label=f"bound above the exact rate: false ({is_false.sum()} of {len(steps)})",
     )
     panels[0].set(xlabel="step", ylabel="decrease of the loss per step")
-    panels[0].set(title="The loss falls at the exact rate")
+    panels[0].set(title="Decrease of the loss: measured, exact, claimed")
     panels[0].set(ylim=(data.exact.min() / 100, None))
     ratio = data.exact / data.bound
     panels[1].semilogy(steps, ratio, color="tab:green")
