@@ -116,3 +116,12 @@ def check_per_example(name: str, values: Any, num_examples: int) -> None:
         f"{name} must return shape ({num_examples},), one value per example, but "
         f"returned shape {shape}: {remedy}."
     )
+
+
+def check_weights(weights: Any, num_examples: int) -> None:
+    """Refuse loss weights that are not one per example of the batch."""
+    if np.shape(weights) != (num_examples,):
+        raise ValueError(
+            f"weights must have shape ({num_examples},), one per example of the batch, "
+            f"got {np.shape(weights)}."
+        )

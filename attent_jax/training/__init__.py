@@ -1,7 +1,16 @@
-"""Train steps, scoring passes, what they cost and how long they take."""
+"""Train steps, selective gradients, scoring passes, their cost and their time."""
 
 from attent_jax.training._cost import PlanCost, cost
 from attent_jax.training._score_pool import score_pool
+from attent_jax.training._select_tokens import select_tokens
+from attent_jax.training._selective_gradient import (
+    SelectiveInfo,
+    selective_value_and_grad,
+)
+from attent_jax.training._selective_train_step import (
+    SelectiveTrainInfo,
+    build_selective_train_step,
+)
 from attent_jax.training._timer import Timer
 from attent_jax.training._train_step import (
     TrainInfo,
@@ -12,11 +21,16 @@ from attent_jax.training._train_step import (
 
 __all__ = [
     "PlanCost",
+    "SelectiveInfo",
+    "SelectiveTrainInfo",
     "Timer",
     "TrainInfo",
     "TrainState",
+    "build_selective_train_step",
     "build_train_step",
     "cost",
     "init_train_state",
     "score_pool",
+    "select_tokens",
+    "selective_value_and_grad",
 ]

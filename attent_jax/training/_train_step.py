@@ -7,10 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from attent_jax._checks import check_per_example, check_rng, leading_size
-from attent_jax.typing import Batch, LossFn, Params
+from attent_jax._checks import (
+    check_per_example,
+    check_rng,
+    check_weights,
+    leading_size,
+)
+from attent_jax.typing import Batch, LossFn, Params, Rng
 
 
 class TrainState(NamedTuple):
@@ -31,6 +36,8 @@ class TrainInfo(NamedTuple):
     """`[batch]` each example's own, before the update: free scores."""
     grad_norm: Float[Array, ""]
     """`[]` global norm of the mean loss's gradient; not finite if that is not."""
+    is_skipped: Bool[Array, ""]
+    """`[]` whether loss or gradient was not finite, and the step changed nothing."""
 
 
 def init_train_state(
@@ -69,8 +76,9 @@ def build_train_step(
       its number (and its place on the axis) into `rng`, so that one key serves a
       whole training; None is for losses that need none. Rows of weight 0 add nothing
       to the step if, like all others, they have a finite loss and gradient: pad with
-      a copy of a real example, as `data.epoch_order` does. To update in place, wrap
-      the step: `jax.jit(train_step, donate_argnums=0)`.
+      a copy of a real example, as `data.epoch_order` does. A step whose loss or
+      gradient is not finite counts, but leaves parameters and optimizer as they were.
+      To update in place, wrap the step: `jax.jit(train_step, donate_argnums=0)`.
 
     Raises:
       ValueError: from the step, when first called, if `loss_fn` does not return one
@@ -89,28 +97,13 @@ def build_train_step(
       (1.5, [2.0, 8.0, 40.5])
     """
 
-    def over_axis(tree):
-        return tree if axis_name is None else lax.psum(tree, axis_name)
-
     @jax.jit
     def train_step(state: TrainState, rng, batch, weights):
         check_rng("rng", rng, optional=True)
         num_examples = leading_size("batch", batch)
-        if weights.shape != (num_examples,):
-            raise ValueError(
-                f"weights must have shape ({num_examples},), one per example of the "
-                f"batch, got {weights.shape}."
-            )
-        params = state.params
-        if rng is not None:
-            rng = jax.random.fold_in(rng, state.step)
-        if axis_name is not None:
-            # Gradients per shard, summed once, below: marked as varying, or shard_map
-            # would sum them itself.
-            params = lax.pcast(params, axis_name, to="varying")
-            if rng is not None:
-                rng = jax.random.fold_in(rng, lax.axis_index(axis_name))
-        total_weight = over_axis(jnp.sum(weights))
+        check_weights(weights, num_examples)
+        params, rng = on_shard(state, rng, axis_name)
+        total_weight = over_axis(jnp.sum(weights), axis_name)
 
         def share_of_loss(params):
             losses = loss_fn(params, rng, batch)
@@ -120,11 +113,52 @@ def build_train_step(
 
         grad_fn = jax.value_and_grad(share_of_loss, has_aux=True)
         (loss, losses), grads = grad_fn(params)
-        loss, grads = over_axis((loss, grads))
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        new_state = TrainState(
-            state.step + 1, optax.apply_updates(state.params, updates), opt_state
-        )
-        return new_state, TrainInfo(loss, losses, optax.tree.norm(grads))
+        loss, grads = over_axis((loss, grads), axis_name)
+        state, grad_norm, is_skipped = descend(state, optimizer, loss, grads)
+        return state, TrainInfo(loss, losses, grad_norm, is_skipped)
 
     return train_step
+
+
+def on_shard(
+    state: TrainState, rng: Rng, axis_name: str | None
+) -> tuple[Params, jax.Array | None]:
+    """Parameters to differentiate by, and this step's randomness, on this shard."""
+    params = state.params
+    if rng is not None:
+        rng = jax.random.fold_in(rng, state.step)
+    if axis_name is not None:
+        # Gradients per shard, summed once, by the step: marked as varying, or
+        # shard_map would sum them itself.
+        params = lax.pcast(params, axis_name, to="varying")
+        if rng is not None:
+            rng = jax.random.fold_in(rng, lax.axis_index(axis_name))
+    return params, rng
+
+
+def over_axis(tree: PyTree, axis_name: str | None) -> PyTree:
+    """The sum over the shards."""
+    return tree if axis_name is None else lax.psum(tree, axis_name)
+
+
+def descend(
+    state: TrainState,
+    optimizer: optax.GradientTransformation,
+    loss: Float[Array, ""],
+    grads: Params,
+) -> tuple[TrainState, Float[Array, ""], Bool[Array, ""]]:
+    """The state after the optimizer's step, the gradient's norm, and if it was skipped.
+
+    Not finite are some losses (log 0, overflow in float16): one bad example would
+    undo the training.
+    """
+    grad_norm = optax.tree.norm(grads)
+    is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(is_finite, new, old),
+        (params, opt_state),
+        (state.params, state.opt_state),
+    )
+    return TrainState(state.step + 1, params, opt_state), grad_norm, ~is_finite

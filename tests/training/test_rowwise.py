@@ -1,0 +1,230 @@
+"""Re-use refuses losses whose rows may meet, and is right where it accepts."""
+
+from typing import Any
+
+import flax.linen as nn
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from attent_jax import selectors
+from attent_jax.training import selective_value_and_grad
+
+pytestmark = pytest.mark.usefixtures("compile_fast")
+ROWS, SEQ, WIDTH = 6, 3, 4
+X = jnp.asarray(np.random.default_rng(0).normal(size=(ROWS, SEQ, WIDTH)), jnp.float32)
+W = jnp.asarray(np.random.default_rng(1).normal(size=(WIDTH, WIDTH)) / 2, jnp.float32)
+IDS = jnp.array([2, 0, 1, 1, 0, 2])
+
+
+def reused(loss_fn, params: Any = W, batch: Any = (X, IDS), rng=None):
+    value_and_grad = selective_value_and_grad(
+        loss_fn, selectors.top_k(), num_selected=2, reuse_forward=True
+    )
+    return jax.jit(value_and_grad)(params, rng, batch)
+
+
+def assert_exact(loss_fn, params=W, batch=(X, IDS)):
+    (_, info), grads = reused(loss_fn, params, batch)
+    rows = jax.tree.map(lambda leaf: leaf[info.indices], batch)
+    expected = jax.grad(lambda p: jnp.mean(loss_fn(p, None, rows)))(params)
+    scale = 1e-6 * max(1, float(jnp.max(jnp.abs(expected))))
+    np.testing.assert_allclose(grads, expected, rtol=1e-5, atol=scale)
+
+
+def hidden(w, batch):
+    return jnp.tanh(batch[0] @ w)
+
+
+ACCEPTED = {
+    "sums": lambda w, h, ids: jnp.sum(h, (1, 2)),
+    "softmax": lambda w, h, ids: -jax.nn.log_softmax(h[:, 0])[..., 1],
+    "rows last": lambda w, h, ids: jnp.sum(jnp.moveaxis(h, 0, -1) ** 2, (0, 1)),
+    "rows and tokens on one axis": lambda w, h, ids: jnp.sum(
+        (h.reshape(-1, WIDTH) @ w).reshape(-1, SEQ * WIDTH) ** 2, -1
+    ),
+    "attention": lambda w, h, ids: jnp.sum(
+        jax.nn.softmax(jnp.einsum("bsd,btd->bst", h, h)) @ h, (1, 2)
+    ),
+    "einsum with rows in the middle": lambda w, h, ids: jnp.einsum(
+        "bsd,de,bse->b", h, w, h
+    ),
+    "labels by take_along_axis": lambda w, h, ids: jnp.take_along_axis(
+        h[:, 0], ids[:, None], axis=-1
+    )[:, 0],
+    "table lookup": lambda w, h, ids: jnp.sum(w[ids] * h[:, 1], -1),
+    "one-hot": lambda w, h, ids: jnp.sum(jax.nn.one_hot(ids, WIDTH) * h[:, 0], -1),
+    "sort within a row": lambda w, h, ids: jnp.sort(h, axis=1)[:, 0, 0],
+    "top_k within a row": lambda w, h, ids: jnp.sum(jax.lax.top_k(h, 2)[0], (1, 2)),
+    "running sum within a row": lambda w, h, ids: jnp.cumsum(h, axis=1)[:, 1, 2],
+    "concatenated within a row": lambda w, h, ids: jnp.sum(
+        jnp.concatenate([h, h**2, jnp.ones_like(h)], axis=1)[:, 2:5], (1, 2)
+    ),
+    "padded, rolled within a row": lambda w, h, ids: jnp.sum(
+        jnp.roll(jnp.pad(h, ((0, 0), (1, 1), (0, 0))), 1, axis=1)[:, 0], -1
+    ),
+    "convolution over tokens": lambda w, h, ids: jnp.sum(
+        jax.lax.conv_general_dilated(
+            h, w[None], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+        )
+        ** 2,
+        (1, 2),
+    ),
+    "cond": lambda w, h, ids: jax.lax.cond(
+        w[0, 0] > 0, lambda h: h, lambda h: -2 * h, h
+    ).sum((1, 2)),
+    "while": lambda w, h, ids: jnp.sum(
+        jax.lax.fori_loop(0, 2, lambda _, h: jnp.tanh(h @ w), h), (1, 2)
+    ),
+    "variance, max, custom derivative": lambda w, h, ids: (
+        jnp.var(h, axis=(1, 2)) + jnp.max(jax.nn.relu(h), axis=(1, 2))
+    ),
+}
+
+REFUSED = {
+    "mean over rows": lambda w, h, ids: jnp.sum(
+        h - jnp.mean(h, 0, keepdims=True), (1, 2)
+    ),
+    "max over rows": lambda w, h, ids: jnp.sum(h / jnp.max(h), (1, 2)),
+    "softmax over rows": lambda w, h, ids: jnp.sum(jax.nn.softmax(h, axis=0), (1, 2)),
+    "contrast between rows": lambda w, h, ids: jnp.sum(h[:, 0] @ h[:, 0].T, axis=1),
+    "neighbour": lambda w, h, ids: jnp.sum(jnp.roll(h, 1, axis=0) * h, (1, 2)),
+    "reversed": lambda w, h, ids: jnp.sum(h[::-1] * h, (1, 2)),
+    "shifted by a negative pad": lambda w, h, ids: jnp.sum(
+        jax.lax.pad(h, 0.0, ((-1, 1, 0), (0, 0, 0), (0, 0, 0))), (1, 2)
+    ),
+    "sorted rows": lambda w, h, ids: jnp.sort(jnp.sum(h, (1, 2))),
+    "running sum over rows": lambda w, h, ids: jnp.cumsum(jnp.sum(h, (1, 2))),
+    "scan over rows": lambda w, h, ids: jax.lax.scan(
+        lambda c, x: (c + jnp.sum(x), c * jnp.sum(x)), 0.0, h
+    )[1],
+    "rows gathered": lambda w, h, ids: jnp.sum(h[ids], (1, 2)),
+    "first row": lambda w, h, ids: jnp.sum(h * h[:1], (1, 2)),
+    "tokens and rows confused": lambda w, h, ids: jnp.sum(
+        jnp.swapaxes(h, 0, 1).reshape(-1, SEQ, WIDTH), (1, 2)
+    ),
+    "indexing by arange": lambda w, h, ids: h[jnp.arange(h.shape[0]), 0, ids],
+    "place in the batch": lambda w, h, ids: (
+        jnp.sum(h, (1, 2)) * jnp.arange(h.shape[0], dtype=h.dtype)
+    ),
+    "size of the batch": lambda w, h, ids: jnp.sum(h, (1, 2)) / h.shape[0],
+    "power by the size of the batch": lambda w, h, ids: (
+        jnp.sum(h, (1, 2)) ** h.shape[0]
+    ),
+    "mean hidden in jax.checkpoint": lambda w, h, ids: jax.checkpoint(
+        lambda h: jnp.sum(jnp.tanh(h - jnp.mean(h, 0, keepdims=True)), (1, 2))
+    )(h),
+    "mean hidden in a scan": lambda w, h, ids: jax.lax.scan(
+        lambda h, _: (jnp.sin(_centred(h)), None), h, None, length=2
+    )[0].sum((1, 2)),
+    "mean hidden in a custom derivative": lambda w, h, ids: jnp.sum(
+        _centred(h), (1, 2)
+    ),
+    "an operation without a rule": lambda w, h, ids: jnp.sum(
+        jnp.linalg.cholesky(h.mT @ h + 9 * jnp.eye(WIDTH)[None]), (1, 2)
+    ),
+}
+
+
+@jax.custom_vjp
+def _centred(h):
+    return h - jnp.mean(h, 0, keepdims=True)
+
+
+_centred.defvjp(lambda h: (_centred(h), None), lambda _, ct: (ct,))
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_rows_that_stay_apart_are_proven_and_exact(name):
+    tail = ACCEPTED[name]
+    assert_exact(lambda w, rng, batch: tail(w, hidden(w, batch), batch[1]))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_rows_that_may_meet_are_refused(name):
+    tail = REFUSED[name]
+    with pytest.raises(ValueError, match="reuse_forward=True needs a loss"):
+        reused(lambda w, rng, batch: tail(w, hidden(w, batch), batch[1]))
+
+
+def test_batch_norm_is_refused_by_its_name():
+    class Normed(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.BatchNorm(use_running_average=False)(nn.Dense(4)(x))
+
+    model = Normed()
+    params = model.init(jax.random.key(0), X)
+
+    def loss_fn(params, rng, batch):
+        outputs, _ = model.apply(params, batch, mutable=["batch_stats"])
+        return jnp.sum(outputs**2, (1, 2))
+
+    with pytest.raises(ValueError, match=r"float32\[4\] in .*BatchNorm_0 mixes rows"):
+        reused(loss_fn, params, X)
+
+
+def test_dropout_drawn_again_in_the_backward_pass_is_refused():
+    @jax.checkpoint
+    def loss_fn(w, rng, batch):
+        kept = jax.random.bernoulli(rng, 0.5, batch[0].shape)
+        return jnp.sum(jnp.where(kept, hidden(w, batch), 0) ** 2, (1, 2))
+
+    with pytest.raises(ValueError, match=r"random_bits.*inside jax\.checkpoint"):
+        reused(loss_fn, rng=jax.random.key(0))
+
+
+def test_a_constant_array_of_the_batchs_size_belongs_to_the_rows():
+    # Each row keeps its own entry, as it keeps its dropout mask.
+    noise = np.random.default_rng(2).normal(size=ROWS).astype(np.float32)
+
+    def loss_fn(w, rng, batch):
+        size = batch[0].shape[0]
+        return jnp.sum(hidden(w, batch), (1, 2)) * jnp.asarray(noise[:size])
+
+    (_, info), grads = reused(loss_fn)
+    expected = jax.grad(lambda w: jnp.mean(loss_fn(w, None, (X, IDS))[info.indices]))(W)
+    np.testing.assert_allclose(grads, expected, rtol=1e-5, atol=1e-6)
+
+
+STEPS = {
+    "tanh": lambda h, w: jnp.tanh(h),
+    "mix features": lambda h, w: h @ w[: h.shape[-1], : h.shape[-1]],
+    "swap tokens and features": lambda h, w: jnp.swapaxes(h, 1, 2),
+    "swap rows and tokens": lambda h, w: jnp.swapaxes(h, 0, 1),
+    "flatten": lambda h, w: h.reshape(h.shape[0] * h.shape[1], -1),
+    "unflatten": lambda h, w: (
+        h.reshape(-1, SEQ, h.size // h.shape[0] // SEQ)
+        if h.shape[0] * SEQ == h.size
+        else h.reshape(-1, SEQ, h.shape[-1])
+    ),
+    "reverse the first": lambda h, w: h[::-1],
+    "reverse the second": lambda h, w: h[:, ::-1],
+    "centre the first": lambda h, w: h - jnp.mean(h, 0, keepdims=True),
+    "centre the second": lambda h, w: h - jnp.mean(h, 1, keepdims=True),
+    "running sum": lambda h, w: jnp.cumsum(h, axis=-1),
+    "scale": lambda h, w: h * 2 + 1,
+}
+
+
+@settings(max_examples=15)
+@given(st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=6))
+def test_whatever_is_accepted_is_exact(names):
+    def loss_fn(w, rng, batch):
+        h = batch[0] @ w
+        for name in names:
+            h = STEPS[name](h, w) if h.ndim == 3 or "flatten" in name else h
+            h = h if h.ndim == 3 or name == "flatten" else h[:, None]
+        size = batch[0].shape[0]
+        if h.size % size:
+            return jnp.sum(batch[0] @ w, (1, 2))
+        return jnp.sum(jnp.sin(h.reshape(size, -1)), axis=1)
+
+    try:
+        jax.eval_shape(lambda w: reused(loss_fn, w), W)
+    except (ValueError, TypeError):
+        return
+    assert_exact(loss_fn)
