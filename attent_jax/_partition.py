@@ -3,9 +3,12 @@
 A selection needs a partition, not an order, and a partition costs a few passes over
 the keys where a sort costs log N. The threshold between the two parts is found on
 the keys' bits, which XLA counts quickly on every device. Compiled here, so that eager
-callers do not trace the loop anew each time.
+callers do not trace the loop anew each time. Keys that are split over devices are
+counted where they lie: a pass moves one number.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,6 +17,11 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 _SAMPLE_SIZE = 4096
+
+AxisNames = tuple[str, ...]
+
+LargestFn = Callable[..., Bool[Array, "pool"]]
+"""`(num, keys[pool], *tie_breakers[pool]) -> mask[pool]`, as `largest`."""
 
 
 def sortable(
@@ -34,24 +42,28 @@ def sortable(
     return jnp.where(jnp.isnan(values), jnp.array(nan_key, unsigned), keys)
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="axis_names")
 def largest(
-    num: Int[Array, ""], keys: UInt[Array, "pool"], *tie_breakers: UInt[Array, "pool"]
+    num: Int[Array, ""],
+    keys: UInt[Array, "pool"],
+    *tie_breakers: UInt[Array, "pool"],
+    axis_names: AxisNames = (),
 ) -> Bool[Array, "pool"]:
     """Mask of exactly `num` keys, none smaller than a key left out.
 
     Ties go to the larger tie-breaker, the first first, and last to the lower index.
+    Under `shard_map` the keys and the mask are one shard's of those over `axis_names`.
     """
-    threshold, count = _threshold(num, keys)
+    threshold, count = _threshold(num, keys, axis_names)
 
     def break_ties():
         above, tied = keys > threshold, keys == threshold
-        room = num - jnp.sum(above, dtype=num.dtype)
+        room = num - lax.psum(jnp.sum(above, dtype=num.dtype), axis_names)
         if tie_breakers:
             first, *others = tie_breakers
             of_tied = jnp.where(tied, jnp.maximum(first, 1), 0)
-            return above | largest(room, of_tied, *others)
-        return above | (tied & (_cumulative_count(tied) <= room))
+            return above | largest(room, of_tied, *others, axis_names=axis_names)
+        return above | (tied & (_cumulative_count(tied, axis_names) <= room))
 
     return lax.cond(count == num, lambda: keys >= threshold, break_ties)
 
@@ -69,9 +81,16 @@ def partition(mask: Bool[Array, "pool"]) -> Int[Array, "pool"]:
     )
 
 
-def _cumulative_count(mask: Bool[Array, "pool"]) -> Int[Array, "pool"]:
+def _cumulative_count(
+    mask: Bool[Array, "pool"], axis_names: AxisNames = ()
+) -> Int[Array, "pool"]:
     # On CPU twice as fast as jnp.cumsum, elsewhere the same.
-    return lax.associative_scan(jnp.add, mask.astype(jnp.int32))
+    counts = lax.associative_scan(jnp.add, mask.astype(jnp.int32))
+    if not axis_names:
+        return counts
+    of_shards = lax.all_gather(counts[-1], axis_names)
+    is_before = lax.iota(jnp.int32, of_shards.size) < lax.axis_index(axis_names)
+    return counts + jnp.sum(jnp.where(is_before, of_shards, 0))
 
 
 class _Bracket(NamedTuple):
@@ -90,7 +109,7 @@ class _Bracket(NamedTuple):
 
 
 def _threshold(
-    num: Int[Array, ""], keys: UInt[Array, "pool"]
+    num: Int[Array, ""], keys: UInt[Array, "pool"], axis_names: AxisNames
 ) -> tuple[UInt[Array, ""], Int[Array, ""]]:
     """A threshold and the number of keys at or above it.
 
@@ -99,10 +118,11 @@ def _threshold(
     sample, so that few keys are left between them; then pivots are interpolated
     between the counts, or halve the bracket where that came hardly closer.
     """
+    size = lax.psum(keys.size, axis_names)
 
     def shrink(bracket: _Bracket, pivot: UInt[Array, ""]) -> _Bracket:
         pivot = jnp.clip(pivot, bracket.low + 1, bracket.high)
-        count = jnp.sum(keys >= pivot, dtype=num.dtype)
+        count = lax.psum(jnp.sum(keys >= pivot, dtype=num.dtype), axis_names)
         enough = count >= num
         closer = _Bracket(
             low=jnp.where(enough, pivot, bracket.low),
@@ -128,15 +148,16 @@ def _threshold(
     bracket = _Bracket(
         low=jnp.zeros((), keys.dtype),
         high=jnp.array(jnp.iinfo(keys.dtype).max, keys.dtype),
-        count_low=jnp.array(keys.size, num.dtype),
+        count_low=jnp.array(size, num.dtype),
         count_high=jnp.zeros((), num.dtype),
         halve=jnp.array(False),
     )
-    sample = jnp.sort(keys[:: max(1, keys.size // _SAMPLE_SIZE)])
-    middle = sample.size * (1 - num / keys.size)
+    sample = keys[:: max(1, size // _SAMPLE_SIZE)]
+    sample = jnp.sort(lax.all_gather(sample, axis_names, tiled=True))
+    middle = sample.size * (1 - num / size)
     for margin in (-1.0, 1.0):  # two standard deviations of a sample quantile
         place = jnp.clip(middle + margin * sample.size**0.5, 0, sample.size - 1)
         bracket = shrink(bracket, sample[place.astype(jnp.int32)])
-    bracket = bracket._replace(halve=jnp.array(False))
+    bracket = bracket._replace(halve=jnp.zeros_like(bracket.halve))
     bracket = lax.while_loop(is_open, step, bracket)
     return bracket.low, bracket.count_low

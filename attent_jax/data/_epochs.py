@@ -6,10 +6,12 @@ from typing import NamedTuple
 import grain
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jax.sharding import NamedSharding
+from jaxtyping import Array, Float, Int
 
 from attent_jax._checks import check_count
 from attent_jax.data._pools import Pool
+from attent_jax.distributed._global_arrays import join_rows, local_rows
 from attent_jax.typing import Batch, Selection
 
 
@@ -60,22 +62,30 @@ def epoch_order(
 
 
 def epoch_batches(
-    pool: Pool, selection: Selection, batch_size: int, seed: int | Sequence[int]
-) -> Iterator[tuple[Batch, Float[np.ndarray, "batch"]]]:
+    pool: Pool,
+    selection: Selection,
+    batch_size: int,
+    seed: int | Sequence[int],
+    *,
+    sharding: NamedSharding | None = None,
+) -> Iterator[tuple[Batch, Float[np.ndarray | Array, "batch"]]]:
     """The batches of an epoch, in `epoch_order`, fetched ahead where the pool is slow.
 
     Args:
       pool: the examples.
       selection: a teacher's `state.selection` for this pool.
-      batch_size: examples in a step.
+      batch_size: examples in a step, on all devices together.
       seed: as in `epoch_order`.
+      sharding: how a batch is split over the devices of all processes, e.g.
+        `distributed.batch_sharding(mesh)`. Each process then reads its own rows of
+        every batch, and batches and weights are global arrays. None: numpy's.
 
     Returns:
       An iterator over (batch, weights), leaves and weights `[batch_size, ...]`.
 
     Raises:
-      TypeError, ValueError: if batch_size is no integer >= 1, or the selection is of
-        another pool.
+      TypeError, ValueError: if batch_size is no integer >= 1 or does not divide over
+        the shards, or the selection is of another pool.
 
     Example:
       >>> import jax, jax.numpy as jnp, numpy as np, attent_jax
@@ -94,9 +104,16 @@ def epoch_batches(
             f"{len(pool)}: initialise the teacher with len(pool)."
         )
     ids, weights = epoch_order(selection, batch_size, seed)
+    rows = np.arange(batch_size)
+    if sharding is not None:
+        rows = local_rows(sharding, batch_size)
     steps = grain.MapDataset.range(len(ids))
-    fetched = steps.map(lambda step: (pool.take(ids[step]), weights[step]))
+    fetched = steps.map(lambda step: (pool.take(ids[step, rows]), weights[step, rows]))
     options = grain.ReadOptions(
         num_threads=pool.num_threads, prefetch_buffer_size=2 * pool.num_threads
     )
-    return iter(fetched.to_iter_dataset(options))
+    batches = iter(fetched.to_iter_dataset(options))
+    if sharding is None:
+        return batches
+    # Here and not among what is fetched ahead, which would fill the devices' memory.
+    return (join_rows(batch, rows, batch_size, sharding) for batch in batches)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from attent_jax._checks import check_number, check_rng
-from attent_jax._partition import largest, sortable
+from attent_jax._partition import LargestFn, largest, sortable
 from attent_jax.selectors._selection import check_scores, select_marked
 from attent_jax.typing import SelectFn
 
@@ -39,6 +39,11 @@ def gumbel_top_k(temperature: float = 1.0) -> SelectFn:
 
     Reference: Kool et al., Stochastic Beams and Where to Find Them (ICML 2019).
     """
+    return build_gumbel_top_k(largest, temperature)
+
+
+def build_gumbel_top_k(largest: LargestFn, temperature: float) -> SelectFn:
+    """`gumbel_top_k` by a `largest` of the caller's, e.g. one over several devices."""
     temperature = check_number("temperature", temperature, low=0.0)
 
     def select(rng, scores, num_selected):

@@ -1,6 +1,6 @@
 """Hard selection: the highest scores."""
 
-from attent_jax._partition import largest, sortable
+from attent_jax._partition import LargestFn, largest, sortable
 from attent_jax.selectors._selection import check_scores, select_marked
 from attent_jax.typing import SelectFn
 
@@ -30,6 +30,11 @@ def top_k(*, nan_first: bool = False) -> SelectFn:
 
     Reference: Nonparametric Teaching of Attention Learners (arXiv 2602.20461), Alg. 1.
     """
+    return build_top_k(largest, nan_first=nan_first)
+
+
+def build_top_k(largest: LargestFn, *, nan_first: bool) -> SelectFn:
+    """`top_k` by a `largest` of the caller's, e.g. one over several devices."""
 
     def select(rng, scores, num_selected):
         num_selected = check_scores(scores, num_selected)

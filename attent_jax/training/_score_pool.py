@@ -1,14 +1,18 @@
 """A whole pool scored."""
 
 from collections import deque
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from attent_jax._checks import check_count, check_per_example, check_rng
 from attent_jax.data import Pool
+from attent_jax.distributed import take
+from attent_jax.distributed._global_arrays import count_shards
 from attent_jax.typing import Params, Rng, ScoreFn
 
 _NUM_IN_FLIGHT = 2  # the next batch is fetched while the device works on one
@@ -21,6 +25,7 @@ def score_pool(
     *,
     batch_size: int = 1024,
     rng: Rng = None,
+    sharding: NamedSharding | None = None,
 ) -> Float[Array, "pool"]:
     """Stream a pool through a score function, each example exactly once.
 
@@ -36,9 +41,13 @@ def score_pool(
       rng: a key for scores that need randomness (a mask, say), folded with each
         batch's number: with the same key, pool and batch size an example meets the
         same randomness every time. None: deterministic.
+      sharding: how a batch is split over the devices of all processes, e.g.
+        `distributed.batch_sharding(mesh)`. Each process then reads its own rows of
+        every batch, and the batch size is rounded up to a multiple of the shards.
+        Parameters may lie on the same mesh in any way.
 
     Returns:
-      `[pool]` scores by id.
+      `[pool]` scores by id; with `sharding` replicated over its mesh.
 
     Raises:
       TypeError, ValueError: for a batch_size that is no integer >= 1, an rng that is
@@ -53,12 +62,18 @@ def score_pool(
     """
     check_rng("rng", rng, optional=True)
     batch_size = min(check_count("batch_size", batch_size), len(pool))
-    compiled = jax.jit(score_fn)
+    if sharding is None:
+        compiled, fetch = jax.jit(score_fn), pool.take
+    else:
+        batch_size += -batch_size % count_shards(sharding)
+        everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+        compiled = jax.jit(score_fn, out_shardings=everywhere)
+        fetch = partial(take, pool, sharding=sharding)
     scores, in_flight = [], deque()
     for number, start in enumerate(range(0, len(pool), batch_size)):
         ids = np.minimum(np.arange(start, start + batch_size), len(pool) - 1)
         batch_rng = None if rng is None else jax.random.fold_in(rng, number)
-        scores.append(compiled(params, batch_rng, pool.take(ids)))
+        scores.append(compiled(params, batch_rng, fetch(ids)))
         check_per_example("score_fn", scores[-1], batch_size)
         in_flight.append(scores[-1])
         if len(in_flight) > _NUM_IN_FLIGHT:

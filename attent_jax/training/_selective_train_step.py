@@ -39,7 +39,7 @@ def build_selective_train_step(
     num_selected: int,
     score_fn: ScoreFn | None = None,
     reuse_forward: bool = False,
-    axis_name: str | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> Callable[
     [TrainState, jax.Array | None, Batch, Float[Array, "batch"]],
     tuple[TrainState, SelectiveTrainInfo],

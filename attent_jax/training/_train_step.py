@@ -58,7 +58,7 @@ def build_train_step(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
     *,
-    axis_name: str | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> Callable[
     [TrainState, jax.Array | None, Batch, Float[Array, "batch"]],
     tuple[TrainState, TrainInfo],
@@ -68,7 +68,7 @@ def build_train_step(
     Args:
       loss_fn: `(params, rng, batch) -> [batch]`, not reduced over the batch.
       optimizer: any optax transformation.
-      axis_name: the mapped axis, if the step runs under `pmap` or `shard_map` with the
+      axis_name: the mapped axis or axes, if the step runs under `pmap` or `shard_map` with the
         batch split over it. Not needed under `jit` over a mesh.
 
     Returns:
@@ -121,7 +121,7 @@ def build_train_step(
 
 
 def on_shard(
-    state: TrainState, rng: Rng, axis_name: str | None
+    state: TrainState, rng: Rng, axis_name: str | tuple[str, ...] | None
 ) -> tuple[Params, jax.Array | None]:
     """Parameters to differentiate by, and this step's randomness, on this shard."""
     params = state.params
@@ -136,7 +136,7 @@ def on_shard(
     return params, rng
 
 
-def over_axis(tree: PyTree, axis_name: str | None) -> PyTree:
+def over_axis(tree: PyTree, axis_name: str | tuple[str, ...] | None) -> PyTree:
     """The sum over the shards."""
     return tree if axis_name is None else lax.psum(tree, axis_name)
 

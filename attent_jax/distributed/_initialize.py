@@ -1,0 +1,86 @@
+"""Start-up of a training on several hosts."""
+
+import os
+
+import jax
+
+from attent_jax._checks import check_count
+
+
+def initialize(
+    *,
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Join the processes of a training, one per host: call it first in each of them.
+
+    Afterwards `jax.devices()`, and with it `make_mesh`, spans the devices of all. On a
+    TPU pod, under SLURM, Open MPI or Kubernetes the cluster is detected, else say what
+    it is, here or by the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID. An argument precedes a variable, a variable what is detected. A
+    training in one process needs no call.
+
+    Args:
+      coordinator_address: "host:port" of process 0, a free port there.
+      num_processes: of the whole training.
+      process_id: this one's number, from 0.
+
+    Raises:
+      ValueError: if neither arguments, variables nor the cluster say all three, if the
+        address has no port, or the numbers do not fit.
+      TypeError: if a number is no integer.
+      RuntimeError: if JAX has already looked for its devices, as by any computation,
+        or is initialised: make this the first call.
+
+    Example:
+      >>> import attent_jax
+      >>> attent_jax.distributed.initialize(
+      ...     coordinator_address="10.0.0.1:1234", num_processes=2, process_id=2)
+      Traceback (most recent call last):
+      ValueError: process_id must be below num_processes=2, got 2: number from 0.
+    """
+    # JAX itself reads the first of the three variables only.
+    address = coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    num_processes = _number("num_processes", num_processes, minimum=1)
+    process_id = _number("process_id", process_id, minimum=0)
+    given = {
+        "coordinator_address": address,
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
+    if address is not None and not address.rpartition(":")[2].isdecimal():
+        raise ValueError(
+            f"coordinator_address must be 'host:port', got {address!r}: add a port "
+            f"that is free on that host, e.g. '{address}:1234'."
+        )
+    if num_processes and process_id and process_id >= num_processes:
+        raise ValueError(
+            f"process_id must be below num_processes={num_processes}, got "
+            f"{process_id}: number from 0."
+        )
+    try:
+        jax.distributed.initialize(**given)
+    except ValueError as error:
+        missing = [name for name, value in given.items() if value is None]
+        if not missing:
+            raise
+        raise ValueError(
+            f"{', '.join(missing)} not given, and no cluster detected that says so: "
+            f"pass {'it' if len(missing) == 1 else 'them'}, set "
+            f"{', '.join('JAX_' + name.upper() for name in missing)}, or leave out "
+            f"initialize to train in one process."
+        ) from error
+
+
+def _number(name: str, value: int | None, *, minimum: int) -> int | None:
+    """The argument, else its variable's, as an integer."""
+    variable = "JAX_" + name.upper()
+    if value is not None:
+        return check_count(name, value, minimum=minimum)
+    if variable not in os.environ:
+        return None
+    text = os.environ[variable]
+    return check_count(
+        variable, int(text) if text.isdecimal() else text, minimum=minimum
+    )
