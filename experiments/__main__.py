@@ -4,6 +4,7 @@ import sys
 
 import tyro
 
+from attent_jax.checkpointing import CheckpointError
 from experiments import demo, kernel_convergence
 
 _EXPERIMENTS = {
@@ -25,7 +26,7 @@ def main() -> int:
         )
         mains = dict(_EXPERIMENTS.values())
         return mains[type(config)](config)
-    except FileExistsError as error:
+    except (FileExistsError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:

@@ -36,6 +36,8 @@ class Row:
     """As XLA counts them, training and scoring."""
     details: dict[str, float] = dataclasses.field(default_factory=dict)
     """Further measures of quality, by name."""
+    wall_save_s: float = 0.0
+    """Training stalled by its checkpoints."""
 
     def flat(self) -> dict[str, float | int | str]:
         """All of it by name, the details among the rest."""

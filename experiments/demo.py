@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import unicodedata
-from pathlib import Path
 from typing import Annotated, Literal, cast, get_args
 
 import jax
@@ -12,14 +11,24 @@ import numpy as np
 import optax
 import tyro
 
-from attent_jax import models, schedules, scores, selectors, teachers, training
+from attent_jax import (
+    distributed,
+    models,
+    schedules,
+    scores,
+    selectors,
+    teachers,
+    training,
+)
 from attent_jax.data import ArrayPool
 from attent_jax.typing import SelectFn
 from experiments import unicode_names
+from experiments.budgets import Method
 from experiments.comparison import FULL
+from experiments.options import RunOptions
 from experiments.runs import Run
 from experiments.study import Study, Task
-from experiments.teaching import Learner, Method
+from experiments.teaching import Learner
 
 MethodName = Literal[
     "full",
@@ -39,7 +48,7 @@ MARGIN = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
-class Demo:
+class Demo(RunOptions):
     """Name -> category of Unicode characters, taught in eight ways.
 
     A two-layer transformer learns the general category of a character from its name
@@ -52,7 +61,8 @@ class Demo:
     "recommended" is this library's default, which scores by the losses of training.
 
     Writes report.md, report.json, metrics.jsonl and two figures. Takes 2 to 3
-    minutes on two cores. Ctrl-C writes the report of what is done by then.
+    minutes on two cores. Ctrl-C writes the report of what is done by then, --resume
+    goes on.
     """
 
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 6
@@ -62,10 +72,9 @@ class Demo:
     """Epochs of "full"; every other row costs half of that."""
     methods: tuple[MethodName, ...] = get_args(MethodName)
     """The rows to run; a verdict needs "full" and the three controls."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """A folder to write to that does not exist yet; by default runs/demo-<time>."""
 
     def __post_init__(self):
+        super().__post_init__()
         if self.seeds < 1:
             raise ValueError(f"seeds must be at least 1, got {self.seeds}.")
         if self.epochs < 2:
@@ -162,7 +171,7 @@ def build_learner() -> Learner:
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(state, table, batch, ids, weights):
         state, info = train_step(state, None, batch, weights)
-        return state, table.update(ids, info.losses, weights), info.loss
+        return state, table.update(ids, info.losses, weights), info
 
     @jax.jit
     def init_state(rng):
@@ -174,10 +183,14 @@ def build_learner() -> Learner:
         state.opt_state.hyperparams["num_steps"] = jnp.array(num_steps, jnp.float32)
         return state
 
-    def evaluate(params, held_out):
+    def evaluate(params, held_out, sharding):
         correct = np.asarray(
             training.score_pool(
-                is_correct, params, held_out, batch_size=SCORE_BATCH_SIZE
+                is_correct,
+                params,
+                held_out,
+                batch_size=SCORE_BATCH_SIZE,
+                sharding=sharding,
             )
         )
         labels = held_out.take(np.arange(len(held_out)))["labels"]
@@ -213,6 +226,8 @@ def build_learner() -> Learner:
 
 def main(config: Demo) -> int:
     """Run the demo; returns the exit status."""
+    if config.distributed:
+        distributed.initialize()  # before anything asks for devices
 
     def load(seed: int) -> Task:
         train, test = unicode_names.load(seed)
@@ -225,8 +240,10 @@ def main(config: Demo) -> int:
         )
 
     budget = unicode_names.NUM_TRAIN * config.epochs
+    options = {field.name for field in dataclasses.fields(RunOptions)}
+    workload = {k: v for k, v in dataclasses.asdict(config).items() if k not in options}
     study = Study(
-        run=Run("demo", config.out),
+        run=Run("demo", config.out, config=workload, resume=config.resume),
         title="Does teaching pay? Character names → Unicode categories",
         description=(
             f"{unicode_names.NUM_TRAIN:,} names to learn from, "
@@ -234,6 +251,8 @@ def main(config: Demo) -> int:
             f"{unicodedata.unidata_version}; full trains for {config.epochs} epochs."
         ),
         config=dataclasses.asdict(config) | {"out": str(config.out)},
+        checkpoint_seconds=config.checkpoint_every,
+        max_skipped_steps=config.max_skipped_steps,
         classes=unicode_names.categories(),
         margin=MARGIN,
     )

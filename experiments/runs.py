@@ -12,40 +12,118 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
+
+_CONFIG = "config.json"
 
 
 class Run:
-    """A folder that only this run writes to.
+    """A folder that only this run writes to; of several processes, the first does.
 
     Args:
       name: of the experiment.
       folder: where to write; must not exist yet. None: a new one under `runs/`.
+      config: what the results depend on.
+      resume: go on in the folder, if it is there, with the same configuration.
 
     Raises:
-      FileExistsError: if the folder exists: no run overwrites another's results.
+      FileExistsError: if the folder exists, and not to be resumed: no run overwrites
+        another's results; or if it is of another configuration.
     """
 
-    def __init__(self, name: str, folder: Path | None = None):
+    def __init__(
+        self,
+        name: str,
+        folder: Path | None = None,
+        *,
+        config: dict[str, Any] | None = None,
+        resume: bool = False,
+    ):
         moment = f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
         self.folder = folder or Path("runs") / f"{name}-{moment}"
+        self.is_writer = jax.process_index() == 0
+        self.is_resumed = agree(resume and (self.folder / _CONFIG).exists())
+        text = json.dumps({"experiment": name} | (config or {}), indent=1, default=str)
+        error = None
+        if self.is_writer:
+            error = self._differences(text) if self.is_resumed else self._make(resume)
+        if agree(error is not None):
+            raise error or FileExistsError(f"out={self.folder}: see the first process.")
+        if not self.is_resumed:
+            self.write(_CONFIG, text)
+
+    def _make(self, resume: bool) -> FileExistsError | None:
+        # Killed before it had written anything, a run may start there again.
+        is_bare = resume and self.folder.is_dir() and not any(self.folder.glob("[!.]*"))
         try:
-            self.folder.mkdir(parents=True)
+            self.folder.mkdir(parents=True, exist_ok=is_bare)
         except FileExistsError:
-            raise FileExistsError(
+            return FileExistsError(
                 f"out={self.folder} exists already, and no run overwrites another's "
-                f"results: name a new folder, or remove that one."
-            ) from None
+                f"results: name a new folder, remove that one, or go on with --resume."
+            )
+        return None
+
+    def _differences(self, text: str) -> FileExistsError | None:
+        """What keeps this run from going on in its folder."""
+        was = json.loads((self.folder / _CONFIG).read_text())
+        now = json.loads(text)
+        for name in sorted(was.keys() | now.keys()):
+            if was.get(name) != now.get(name):
+                return FileExistsError(
+                    f"out={self.folder} was run with {name}={was.get(name)!r}, not "
+                    f"{now.get(name)!r}: resume with what it was started with, or "
+                    f"name a new folder."
+                )
+        return None
 
     def log(self, **metrics: Any) -> None:
         """Append a line to `metrics.jsonl`, at once."""
-        with (self.folder / "metrics.jsonl").open("a") as lines:
-            lines.write(json.dumps(metrics) + "\n")
+        if self.is_writer:
+            with self._log.open("a") as lines:
+                lines.write(json.dumps(metrics) + "\n")
 
-    def write(self, name: str, text: str) -> None:
+    @property
+    def log_size(self) -> int:
+        """Bytes of `metrics.jsonl` so far; 0 where another process writes it."""
+        is_there = self.is_writer and self._log.exists()
+        return self._log.stat().st_size if is_there else 0
+
+    def cut_log(self, size: int) -> None:
+        """Take back the lines after the first `size` bytes: they will come again."""
+        if self.is_writer and self._log.exists():
+            os.truncate(self._log, size)
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What was logged."""
+        text = self._log.read_text() if self._log.exists() else ""
+        return [json.loads(line) for line in text.splitlines()]
+
+    def write(self, name: str, content: str | bytes) -> None:
         """Write or replace a file; a reader sees the old or the new one, whole."""
-        partial = self.folder / f".{name}.partial"
-        partial.write_text(text)
-        partial.replace(self.folder / name)
+        if self.is_writer:
+            partial = self.folder / f".{name}.partial"
+            content = content.encode() if isinstance(content, str) else content
+            partial.write_bytes(content)
+            partial.replace(self.folder / name)
+
+
+def agree(flag: bool) -> bool:
+    """Whether the first process says so: all processes must take one way."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.broadcast_one_to_all(np.array(flag)))
+
+
+def any_process(flag: bool) -> bool:
+    """Whether some process says so."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
 
 def to_json_text(data: Any) -> str:

@@ -1,21 +1,36 @@
 """Methods × seeds: run them interleaved, with progress, and report."""
 
 import dataclasses
+import io
+import json
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-from jaxtyping import Int
+from jax.sharding import NamedSharding
+from jaxtyping import Bool, Int
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
+from attent_jax import distributed
 from attent_jax.data import ArrayPool
 from experiments import plots
+from experiments.budgets import Method
 from experiments.comparison import Row
 from experiments.report import to_json, to_markdown
-from experiments.runs import Run, environment
-from experiments.teaching import Epoch, Learner, Method, teach
+from experiments.runs import Run, agree, any_process, environment
+from experiments.safety import Interruption, Preempted, Safety, TooManySkipped, discard
+from experiments.teaching import Epoch, Learner, Observer, teach
 
 
 class Task(NamedTuple):
@@ -25,6 +40,56 @@ class Task(NamedTuple):
     held_out: ArrayPool
     labels: Int[np.ndarray, "pool"]
     methods: Sequence[Method]
+
+
+class _Teller(Observer):
+    """Tells the metrics and the progress bar of one run."""
+
+    def __init__(
+        self,
+        run: Run,
+        log_size: int,
+        method: Method,
+        seed: int,
+        progress: Progress,
+        task: TaskID,
+    ):
+        self._run, self._log_size = run, log_size
+        self._progress, self._task = progress, task
+        self._about = {"method": method.name, "seed": seed}
+        self._completed = progress.tasks[task].completed
+        self._start, self._spent = time.perf_counter(), 0.0
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        told = {name: v for name, v in epoch._asdict().items() if name != "measures"}
+        self._run.log(**self._about, **told, **epoch.measures)
+        now = time.perf_counter()
+        rate = (epoch.cost_examples - self._spent) / (now - self._start)
+        self._start, self._spent = now, epoch.cost_examples
+        self._progress.update(
+            self._task,
+            completed=self._completed + epoch.cost_examples,
+            description=f"seed {self._about['seed']} {self._about['method']:<12} "
+            f"{rate:7,.0f} examples/s",
+        )
+
+    def on_skip(self, step: int, ids: list[int]) -> None:
+        self._run.log(**self._about, skipped_step=step, ids=ids)
+        self._progress.console.print(
+            f"{self._about['method']}: step {step} skipped, its loss or gradient is "
+            f"not finite; ids of such losses: {ids}"
+        )
+
+    def on_restore(self, step: int, num_steps: int) -> None:
+        self._progress.console.print(
+            f"{self._about['method']}: going on after step {step} of {num_steps}"
+        )
+
+    def size(self) -> int:
+        return self._run.log_size - self._log_size
+
+    def cut(self, size: int) -> None:
+        self._run.cut_log(self._log_size + size)
 
 
 @dataclasses.dataclass
@@ -39,10 +104,16 @@ class Study:
     """Names of the labels' classes."""
     margin: float
     """δ of non-inferiority, in points of quality."""
+    checkpoint_seconds: float = 60.0
+    max_skipped_steps: int = 10
     rows: list[Row] = dataclasses.field(default_factory=list)
-    curves: dict[str, list[plots.Curve]] = dataclasses.field(default_factory=dict)
-    choices: dict[str, plots.Choice] = dataclasses.field(default_factory=dict)
+    taught: dict[str, tuple[int, Bool[np.ndarray, "epochs pool"]]] = dataclasses.field(
+        default_factory=dict
+    )
+    """By method, of its first seed: what each epoch taught."""
     labels: Int[np.ndarray, "pool"] | None = None
+    log_size: int = 0
+    """Of the metrics of the runs that are complete."""
 
     def execute(
         self,
@@ -54,14 +125,22 @@ class Study:
         """Run every method of `budgets` for each seed; returns the exit status.
 
         Seeds are the outer loop, so that the methods' wall times interleave. Ctrl-C
-        ends the study with the report of the runs that are complete.
+        ends the study with the report of the runs that are complete; SIGTERM saves
+        the run at hand, to be resumed. Batches are split over all devices there are.
         """
-        console = Console(highlight=False)
-        console.print(f"Writing to {self.run.folder}")
+        console = Console(highlight=False, quiet=not self.run.is_writer)
+        going_on = "Going on" if self.run.is_resumed else "Writing"
+        console.print(f"{going_on} in {self.run.folder}")
         self.run.write("report.json", self._json(is_complete=False))
+        sharding = None
+        if jax.device_count() > 1:
+            sharding = distributed.batch_sharding(distributed.make_mesh())
         columns = [TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()]
-        is_complete = False
-        with Progress(*columns, console=console, transient=True) as progress:
+        is_complete, interruption = False, Interruption()
+        with (
+            interruption.watched(),
+            Progress(*columns, console=console, transient=True) as progress,
+        ):
             task = progress.add_task(
                 "compiling", total=num_seeds * sum(budgets.values())
             )
@@ -76,83 +155,117 @@ class Study:
                             data,
                             seed,
                             budgets[method.name],
+                            sharding,
+                            interruption,
                             progress,
                             task,
                         )
                 is_complete = True
             except KeyboardInterrupt:
                 progress.console.print("Interrupted: reporting the runs completed.")
+            except Preempted:
+                console.print(
+                    f"SIGTERM: saved. Go on with --resume --out {self.run.folder}"
+                )
+                return 0
+            except TooManySkipped as error:
+                console.print(f"error: {error}", soft_wrap=True)
+                return 1
         if not self.rows:
             console.print("No run was completed: nothing to report.")
             return 130
-        console.print(self.report(is_complete), soft_wrap=True, markup=False)
-        console.print(f"Reports and figures are in {self.run.folder}")
+        if self.run.is_writer:
+            console.print(self.report(is_complete), soft_wrap=True, markup=False)
+            console.print(f"Reports and figures are in {self.run.folder}")
         return 0 if is_complete else 130
 
-    def _teach(self, method, learner, data, seed, budget, progress, task) -> None:
-        """One run, told to the progress bar, the metrics and the report."""
-        epochs: list[Epoch] = []
-        start = time.perf_counter()
-        before = progress.tasks[task].completed
-
-        def observe(epoch: Epoch) -> None:
-            epochs.append(epoch)
-            measures, spent = epoch.measures, epoch.cost_examples
-            self.run.log(
-                method=method.name,
+    def _teach(
+        self,
+        method: Method,
+        learner: Learner,
+        data: Task,
+        seed: int,
+        budget: float,
+        sharding: NamedSharding | None,
+        interruption: Interruption,
+        progress: Progress,
+        task: TaskID,
+    ) -> None:
+        """One run, or what it came to before the study was resumed."""
+        name = f"{method.name}-{seed}"
+        result = self.run.folder / f"{name}.result.npz"
+        checkpoints = self.run.folder / "checkpoints" / name
+        if is_done := agree(result.exists()):
+            row, taught, self.log_size = _read(result)
+            progress.advance(task, budget)
+        else:
+            teller = _Teller(self.run, self.log_size, method, seed, progress, task)
+            row, taught = teach(
+                method,
+                learner,
+                data.pool,
+                data.held_out,
                 seed=seed,
-                **{k: v for k, v in epoch._asdict().items() if k != "measures"},
-                **measures,
+                budget=budget,
+                eval_every=len(data.pool),
+                observer=teller,
+                sharding=sharding,
+                build_safety=lambda target, identity: Safety(
+                    checkpoints,
+                    target,
+                    identity=identity,
+                    seconds=self.checkpoint_seconds,
+                    max_skipped=self.max_skipped_steps,
+                    interruption=interruption,
+                ),
             )
-            rate = spent / (time.perf_counter() - start)
-            progress.update(
-                task,
-                completed=before + spent,
-                description=f"seed {seed} {method.name:<12} {rate:7,.0f} examples/s",
-            )
-
-        row, taught = teach(
-            method,
-            learner,
-            data.pool,
-            data.held_out,
-            seed=seed,
-            budget=budget,
-            eval_every=len(data.pool),
-            observe=observe,
-        )
+            self.log_size = self.run.log_size
+            self.run.write(result.name, _packed(row, taught, self.log_size))
+        if any_process(self.run.is_writer):  # all have closed their checkpoints
+            discard(checkpoints)
         self.rows.append(row)
-        evaluated = [epoch for epoch in epochs if epoch.measures]
-        self.curves.setdefault(method.name, []).append(
-            plots.Curve(
-                [epoch.cost_examples for epoch in evaluated],
-                [epoch.measures["quality"] for epoch in evaluated],
-            )
-        )
-        if method.name not in self.choices and not taught.all(axis=1).all():
+        if method.name not in self.taught and not taught.all(axis=1).all():
             self.labels = data.labels if self.labels is None else self.labels
-            costs = np.array([epoch.cost_examples for epoch in epochs])
-            self.choices[method.name] = plots.Choice(costs, taught)
+            self.taught[method.name] = seed, taught
         self.run.write("report.json", self._json(is_complete=False))
         progress.console.print(
             f"seed {seed}  {method.name:<12} quality {row.quality:6.2f}  "
             f"train {row.wall_train_s:5.1f} s  score {row.wall_score_s:4.1f} s  "
-            f"compile {row.compile_s:4.1f} s"
+            f"compile {row.compile_s:4.1f} s{'  (done before)' * is_done}"
         )
 
     def report(self, is_complete: bool) -> str:
         """Write the reports and figures; returns the one in Markdown."""
+        epochs = defaultdict(list)
+        for line in self.run.lines():
+            if "epoch" in line:
+                epochs[line["method"], line["seed"]].append(line)
+        curves = defaultdict(list)
+        for row in self.rows:
+            evaluated = [e for e in epochs[row.method, row.seed] if "quality" in e]
+            curves[row.method].append(
+                plots.Curve(
+                    [epoch["cost_examples"] for epoch in evaluated],
+                    [epoch["quality"] for epoch in evaluated],
+                )
+            )
         figures = ["quality.png"]
         plots.quality_against_cost(
-            self.curves,
+            curves,
             self.run.folder / figures[0],
             ylabel="quality: accuracy on held-out examples (%)",
             title=self.title,
         )
         if self.labels is not None:
             figures.append("chosen.png")
+            choices = {
+                method: plots.Choice(
+                    np.array([e["cost_examples"] for e in epochs[method, seed]]), taught
+                )
+                for method, (seed, taught) in self.taught.items()
+            }
             plots.chosen_examples(
-                self.choices, self.labels, self.classes, self.run.folder / figures[1]
+                choices, self.labels, self.classes, self.run.folder / figures[1]
             )
         about = ", ".join(f"{name} {value}" for name, value in environment().items())
         note = "" if is_complete else "**Interrupted: this report is partial.** "
@@ -176,3 +289,17 @@ class Study:
             config=self.config,
             environment=environment(),
         )
+
+
+def _packed(row: Row, taught: Bool[np.ndarray, "epochs pool"], log_size: int) -> bytes:
+    """A completed run, as a file."""
+    content = io.BytesIO()
+    about = json.dumps({"row": dataclasses.asdict(row), "log_size": log_size})
+    np.savez_compressed(content, taught=taught, about=np.array(about))
+    return content.getvalue()
+
+
+def _read(path: Path) -> tuple[Row, Bool[np.ndarray, "epochs pool"], int]:
+    with np.load(path) as content:
+        about = json.loads(str(content["about"]))
+        return Row(**about["row"]), content["taught"], about["log_size"]

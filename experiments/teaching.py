@@ -1,34 +1,27 @@
 """One training run under a teacher, to an exact budget, every cost counted apart."""
 
-import functools
-import itertools
+import dataclasses
+import zlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
+from jaxtyping import Bool, Float
 
-from attent_jax.data import ArrayPool, epoch_order
-from attent_jax.schedules import TeachingPlan, teaching_plan
+from attent_jax import distributed
+from attent_jax.data import ArrayPool, EpochOrder, epoch_order
 from attent_jax.scores import ScoreTable
 from attent_jax.training import Timer, TrainState, score_pool
-from attent_jax.typing import Params, ScoreFn, Teacher
+from attent_jax.typing import Params, ScoreFn, Teacher, TeacherState
+from experiments.budgets import SCORE_COST, Method, fit_to_budget
 from experiments.comparison import Row
+from experiments.safety import Safety
 
-SCORE_COST = 1 / 3
-"""An example scored, in examples trained: one forward of forward + 2 × backward."""
-
-
-class Method(NamedTuple):
-    """A way to choose examples."""
-
-    name: str
-    build_teacher: Callable[[int], Teacher]
-    """`(num_epochs) -> teacher`; how many epochs there are follows from the budget."""
-    scores_by_pass: bool = False
-    """Whether scores come from a scoring pass, and cost; else from training."""
+LOOK_EVERY = 25
+"""Steps between looks at what the device has done: is it finite, is it time to save?"""
 
 
 class Learner(NamedTuple):
@@ -37,10 +30,10 @@ class Learner(NamedTuple):
     init: Callable[[int, int], TrainState]
     """`(seed, num_steps) -> state`, the learning rate decaying over `num_steps`."""
     train_step: Callable
-    """`(state, table, batch, ids, weights) -> (state, table, loss)`"""
+    """`(state, table, batch, ids, weights) -> (state, table, info)`"""
     score_fn: ScoreFn
-    evaluate: Callable[[Params, ArrayPool], dict[str, float]]
-    """`(params, held_out) -> measures`, "quality" among them."""
+    evaluate: Callable[[Params, ArrayPool, NamedSharding | None], dict[str, float]]
+    """`(params, held_out, sharding) -> measures`, "quality" among them."""
     batch_size: int
     score_batch_size: int
     step_flops: float
@@ -62,8 +55,68 @@ class Epoch(NamedTuple):
     num_selected: int
     loss: float
     """Mean training loss over the epoch."""
+    num_skipped: int
+    """Steps so far whose loss or gradient was not finite."""
+    order_crc32: int
+    """Checksum of the ids taught in this epoch, in their order."""
+    params_crc32: int
+    """Checksum of the parameters after it: equal runs have equal lines."""
     measures: dict[str, float]
     """Of the evaluation after the epoch; empty if there was none."""
+
+
+@dataclasses.dataclass
+class _Progress:
+    """Where a training is: all that it needs to go on."""
+
+    train: TrainState
+    teaching: TeacherState
+    table: ScoreTable
+    losses: Float[np.ndarray, "steps"]
+    """Of this epoch's steps."""
+    taught: Bool[np.ndarray, "epochs pool"]
+    next_eval: float
+    seconds: dict[str, float]
+    clock: int = 0
+    """Rises with every look."""
+    step: int = 0
+    epoch: int = 0
+    epoch_step: int = 0
+    is_selected: bool = False
+    """Whether this epoch's selection is made."""
+    num_scored: int = 0
+    num_skipped: int = 0
+    log_size: int = 0
+    measures: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Of the last evaluation."""
+
+    _ARRAYS = ("train", "teaching", "table", "losses", "taught")
+
+    def arrays(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._ARRAYS}
+
+    def position(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in self._ARRAYS}
+
+
+class Observer:
+    """Told of a training as it goes; the base keeps nothing."""
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        """An epoch is over."""
+
+    def on_skip(self, step: int, ids: list[int]) -> None:
+        """A step was skipped; these examples' losses were not finite, if any."""
+
+    def on_restore(self, step: int, num_steps: int) -> None:
+        """The training goes on from a checkpoint, after so many steps of so many."""
+
+    def size(self) -> int:
+        """How much was kept so far."""
+        return 0
+
+    def cut(self, size: int) -> None:
+        """Forget what was kept beyond `size`: it will be told again."""
 
 
 def teach(
@@ -75,7 +128,9 @@ def teach(
     seed: int,
     budget: float,
     eval_every: float,
-    observe: Callable[[Epoch], None],
+    observer: Observer,
+    sharding: NamedSharding | None = None,
+    build_safety: Callable[[Any, dict[str, Any]], Safety] | None = None,
 ) -> tuple[Row, Bool[np.ndarray, "epochs pool"]]:
     """Train once; return the row, and which examples each epoch taught.
 
@@ -87,115 +142,236 @@ def teach(
       seed: of parameters, order and selection.
       budget: the run's cost, in examples trained (a score counts a third).
       eval_every: examples of cost between evaluations, made at the ends of epochs.
-      observe: called after each epoch.
+      observer: told after each epoch.
+      sharding: how batches are split over devices, the state being replicated. None:
+        one device.
+      build_safety: `(target, identity) -> safety`; makes the run go on from its
+        checkpoint, and save. None: it starts anew, and nothing is saved.
     """
     teacher, steps_per_epoch = fit_to_budget(
         method, num_examples=len(pool), batch_size=learner.batch_size, budget=budget
     )
-    num_steps, timer = sum(steps_per_epoch), Timer()
-    rng = jax.random.key(seed)
-    teaching, table = teacher.init(len(pool)), ScoreTable.init(len(pool))
-    state = learner.init(seed, num_steps)
-    taught = np.zeros((len(steps_per_epoch), len(pool)), bool)
-    step, num_scored, cost, next_eval, measures = 0, 0, 0.0, eval_every, {}
-    for epoch, epoch_steps in enumerate(steps_per_epoch):
+    training = _Training(
+        method,
+        learner,
+        pool,
+        held_out,
+        seed,
+        eval_every,
+        sharding,
+        teacher,
+        steps_per_epoch,
+        observer,
+    )
+    progress = training.start()
+    if build_safety is None:
+        return training.run(progress, lambda progress: None)
+    safety = build_safety(progress.arrays(), training.identity())
+    try:
+        if (checkpoint := safety.restore()) is not None:
+            progress = _Progress(**checkpoint.state, **checkpoint.position)
+            observer.on_restore(progress.step, sum(steps_per_epoch))
+        observer.cut(progress.log_size)
+        return training.run(
+            progress,
+            lambda progress: safety.look(
+                progress.clock, progress.arrays(), progress.position()
+            ),
+        )
+    finally:
+        safety.close()
+
+
+class _Training(NamedTuple):
+    """The loop, and what does not change in it."""
+
+    method: Method
+    learner: Learner
+    pool: ArrayPool
+    held_out: ArrayPool
+    seed: int
+    eval_every: float
+    sharding: NamedSharding | None
+    teacher: Teacher
+    steps_per_epoch: list[int]
+    observer: Observer
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this run's checkpoints from others'."""
+        return {
+            "method": self.method.name,
+            "seed": self.seed,
+            "plan": self.steps_per_epoch,
+            "batch_size": self.learner.batch_size,
+            "pool": {
+                "num_examples": len(self.pool),
+                "crc32": crc32(self.pool.take(np.arange(len(self.pool)))),
+            },
+        }
+
+    def start(self) -> _Progress:
+        num_examples, num_epochs = len(self.pool), len(self.steps_per_epoch)
+        state = (
+            self.learner.init(self.seed, sum(self.steps_per_epoch)),
+            self.teacher.init(num_examples),
+            ScoreTable.init(num_examples),
+        )
+        if self.sharding is not None:
+            replicated = distributed.replicated(self.sharding.mesh)
+            state = distributed.put(state, replicated)
+        return _Progress(
+            *state,
+            losses=np.zeros(max(self.steps_per_epoch), np.float32),
+            taught=np.zeros((num_epochs, num_examples), bool),
+            next_eval=self.eval_every,
+            seconds={},
+        )
+
+    def run(
+        self, progress: _Progress, look: Callable[[_Progress], None]
+    ) -> tuple[Row, Bool[np.ndarray, "epochs pool"]]:
+        timer = Timer()
+        timer.seconds.update(progress.seconds)
+
+        def look_up() -> None:
+            progress.clock += 1
+            progress.log_size = self.observer.size()
+            progress.seconds = dict(timer.seconds)
+            with timer.phase("save"):
+                look(progress)
+
+        while progress.epoch < len(self.steps_per_epoch):
+            if not progress.is_selected:
+                self._select(progress, timer)
+            with timer.phase("select"):
+                order = self._order(progress)
+            num_steps = self.steps_per_epoch[progress.epoch]
+            while progress.epoch_step < num_steps:
+                self._take_steps(progress, order, num_steps, timer)
+                if progress.epoch_step < num_steps:
+                    look_up()
+            self._end_epoch(progress, order, timer)
+            look_up()
+        return self._row(progress, timer), progress.taught
+
+    def _select(self, progress: _Progress, timer: Timer) -> None:
         with timer.phase("select") as wait:
-            scores = wait(table.scores)
-        if method.scores_by_pass and teacher.needs_scores(teaching):
+            scores = wait(progress.table.scores)
+        if self.method.scores_by_pass and self.teacher.needs_scores(progress.teaching):
             with timer.phase("score") as wait:
                 scores = wait(
                     score_pool(
-                        learner.score_fn,
-                        state.params,
-                        pool,
-                        batch_size=learner.score_batch_size,
+                        self.learner.score_fn,
+                        progress.train.params,
+                        self.pool,
+                        batch_size=self.learner.score_batch_size,
+                        sharding=self.sharding,
                     )
                 )
-            num_scored += len(pool)
-        with timer.phase("select"):
-            epoch_rng = jax.random.fold_in(rng, epoch)
-            teaching, _ = teacher.update(epoch_rng, teaching, scores)
-            order = epoch_order(teaching.selection, learner.batch_size, (seed, epoch))
-        losses = []
+            progress.num_scored += len(self.pool)
+        with timer.phase("select") as wait:
+            rng = jax.random.fold_in(jax.random.key(self.seed), progress.epoch)
+            progress.teaching, _ = wait(
+                self.teacher.update(rng, progress.teaching, scores)
+            )
+        progress.is_selected = True
+
+    def _order(self, progress: _Progress) -> EpochOrder:
+        selection = progress.teaching.selection
+        seed = (self.seed, progress.epoch)
+        return epoch_order(selection, self.learner.batch_size, seed)
+
+    def _take_steps(
+        self, progress: _Progress, order: EpochOrder, end: int, timer: Timer
+    ) -> None:
+        """Up to `LOOK_EVERY` steps, and a look at their losses."""
+        first = progress.epoch_step
+        steps = range(first, min(first + LOOK_EVERY, end))
+        infos = []
         with timer.phase("train") as wait:
-            batches = zip(order.ids, order.weights, strict=True)
-            for ids, weights in itertools.islice(batches, epoch_steps):
-                state, table, loss = learner.train_step(
-                    state, table, pool.take(ids), ids, weights
+            for step in steps:
+                ids, weights = order.ids[step], order.weights[step]
+                progress.train, progress.table, info = self.learner.train_step(
+                    progress.train, progress.table, *self._placed(ids, weights)
                 )
-                losses.append(loss)
-            wait(state)
-        step += epoch_steps
-        taught[epoch, order.ids[:epoch_steps]] = True
-        cost = step * learner.batch_size + num_scored * SCORE_COST
-        evaluated = cost >= next_eval or step == num_steps
-        if evaluated:
-            next_eval = cost + eval_every
+                infos.append(info)
+            wait(progress.train)
+        progress.losses[steps.start : steps.stop] = [info.loss for info in infos]
+        for step, info in zip(steps, infos, strict=True):
+            if info.is_skipped:
+                progress.num_skipped += 1
+                losses = multihost_utils.process_allgather(info.losses, tiled=True)
+                is_bad = ~np.isfinite(losses) & (order.weights[step] > 0)
+                self.observer.on_skip(
+                    progress.step + step - first, order.ids[step][is_bad].tolist()
+                )
+        progress.epoch_step = steps.stop
+        progress.step += len(steps)
+
+    def _placed(self, ids: np.ndarray, weights: np.ndarray) -> tuple:
+        if self.sharding is None:
+            return self.pool.take(ids), ids, weights
+        batch = distributed.take(self.pool, ids, self.sharding)
+        ids, weights = distributed.put((ids, weights), self.sharding)
+        return batch, ids, weights
+
+    def _end_epoch(self, progress: _Progress, order: EpochOrder, timer: Timer) -> None:
+        epoch_steps = self.steps_per_epoch[progress.epoch]
+        taught = order.ids[:epoch_steps]
+        progress.taught[progress.epoch, taught] = True
+        cost = self._cost(progress)
+        is_evaluated = cost >= progress.next_eval or progress.step == sum(
+            self.steps_per_epoch
+        )
+        if is_evaluated:
+            progress.next_eval = cost + self.eval_every
             with timer.phase("eval"):
-                measures = learner.evaluate(state.params, held_out)
-        observe(
+                progress.measures = self.learner.evaluate(
+                    progress.train.params, self.held_out, self.sharding
+                )
+        self.observer.on_epoch(
             Epoch(
-                epoch=epoch,
-                step=step,
-                num_steps=num_steps,
+                epoch=progress.epoch,
+                step=progress.step,
+                num_steps=sum(self.steps_per_epoch),
                 cost_examples=cost,
-                num_selected=int(teaching.selection.num_selected),
-                loss=float(jnp.mean(jnp.stack(losses))),
-                measures=measures if evaluated else {},
+                num_selected=int(progress.teaching.selection.num_selected),
+                loss=float(np.nanmean(progress.losses[:epoch_steps])),
+                num_skipped=progress.num_skipped,
+                order_crc32=crc32(taught),
+                params_crc32=crc32(progress.train.params),
+                measures=progress.measures if is_evaluated else {},
             )
         )
-    seconds = timer.seconds
-    row = Row(
-        method=method.name,
-        seed=seed,
-        quality=measures["quality"],
-        wall_train_s=seconds["train"],
-        wall_score_s=seconds["score"],
-        wall_select_s=seconds["select"],
-        wall_eval_s=seconds["eval"],
-        compile_s=seconds["compile"],
-        cost_examples=cost,
-        flops=step * learner.step_flops + num_scored * learner.score_flops,
-        details={name: value for name, value in measures.items() if name != "quality"},
-    )
-    return row, taught
+        progress.epoch += 1
+        progress.epoch_step, progress.is_selected = 0, False
 
+    def _cost(self, progress: _Progress) -> float:
+        trained = progress.step * self.learner.batch_size
+        return trained + progress.num_scored * SCORE_COST
 
-@functools.cache
-def fit_to_budget(
-    method: Method, *, num_examples: int, batch_size: int, budget: float
-) -> tuple[Teacher, list[int]]:
-    """The teacher of just as many epochs as the budget needs, and their steps.
-
-    Every epoch is shortened by the same share, so that the plan keeps its phases: each
-    then teaches a random part of its selection. The steps' sum is the length of the
-    learning-rate schedule. Kept for a method's next seed, with what it compiled.
-    """
-    score_cost = SCORE_COST * method.scores_by_pass
-
-    def plan_of(num_epochs: int) -> tuple[Teacher, TeachingPlan, float]:
-        teacher = method.build_teacher(num_epochs)
-        plan = teaching_plan(
-            teacher,
-            num_examples=num_examples,
-            num_epochs=num_epochs,
-            batch_size=batch_size,
+    def _row(self, progress: _Progress, timer: Timer) -> Row:
+        seconds, measures = timer.seconds, progress.measures
+        return Row(
+            method=self.method.name,
+            seed=self.seed,
+            quality=measures["quality"],
+            wall_train_s=seconds["train"],
+            wall_score_s=seconds["score"],
+            wall_select_s=seconds["select"],
+            wall_eval_s=seconds["eval"],
+            wall_save_s=seconds["save"],
+            compile_s=seconds["compile"],
+            cost_examples=self._cost(progress),
+            flops=progress.step * self.learner.step_flops
+            + progress.num_scored * self.learner.score_flops,
+            details={name: v for name, v in measures.items() if name != "quality"},
         )
-        spent = plan.num_steps * batch_size + plan.num_scored * score_cost
-        return teacher, plan, spent / budget
-
-    num_epochs = max(3, int(budget / num_examples))
-    teacher, plan, spent = plan_of(num_epochs)
-    while spent < 1:
-        num_epochs = max(num_epochs + 1, int(num_epochs / spent))
-        teacher, plan, spent = plan_of(num_epochs)
-    while num_epochs > 3 and (fewer := plan_of(num_epochs - 1))[-1] >= 1:
-        num_epochs, (teacher, plan, _) = num_epochs - 1, fewer
-    return teacher, _shortened(plan, budget, score_cost)
 
 
-def _shortened(plan: TeachingPlan, budget: float, score_cost: float) -> list[int]:
-    """The plan's steps per epoch, shortened alike to cost `budget` examples."""
-    affordable = (budget - plan.num_scored * score_cost) / plan.batch_size
-    ends = np.cumsum(plan.steps_per_epoch) * (np.ceil(affordable) / plan.num_steps)
-    return np.diff(np.rint(ends).astype(int), prepend=0).tolist()
+def crc32(tree: Any) -> int:
+    """Checksum of the bytes of a pytree's arrays."""
+    checksum = 0
+    for leaf in jax.tree.leaves(tree):
+        checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
+    return checksum

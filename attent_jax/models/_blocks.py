@@ -40,6 +40,8 @@ class Encoder(nn.Module):
     num_heads: int
     mlp_ratio: int = 4
     dropout_rate: float = 0.0
+    remat: bool = False
+    """Whether the backward pass computes each block anew instead of keeping it."""
 
     @nn.compact
     def __call__(
@@ -52,8 +54,19 @@ class Encoder(nn.Module):
             "positions", nn.initializers.normal(0.02), (1, *x_BSD.shape[1:])
         )
         x_BSD = x_BSD + positions
-        for _ in range(self.num_layers):
-            block = Block(self.num_heads, self.mlp_ratio, self.dropout_rate)
+        deterministic_argument = 3  # static, as it decides what is traced
+        kind = (
+            nn.remat(Block, static_argnums=(deterministic_argument,))
+            if self.remat
+            else Block
+        )
+        for number in range(self.num_layers):
+            block = kind(
+                self.num_heads,
+                self.mlp_ratio,
+                self.dropout_rate,
+                name=f"Block_{number}",
+            )
             x_BSD = block(x_BSD, mask, deterministic)
         return nn.LayerNorm()(x_BSD)
 

@@ -65,6 +65,8 @@ class DecoderLM(nn.Module):
     num_heads: int = 4
     mlp_ratio: int = 4
     dropout_rate: float = 0.0
+    remat: bool = False
+    """Whether the backward pass computes each block anew: less memory, more time."""
 
     @nn.compact
     def __call__(
@@ -72,7 +74,11 @@ class DecoderLM(nn.Module):
     ) -> Float[Array, "batch seq vocabulary"]:
         embed = nn.Embed(self.vocabulary_size, self.width, name="embed")
         encoder = Encoder(
-            self.num_layers, self.num_heads, self.mlp_ratio, self.dropout_rate
+            self.num_layers,
+            self.num_heads,
+            self.mlp_ratio,
+            self.dropout_rate,
+            self.remat,
         )
         causal = nn.make_causal_mask(tokens, dtype=bool)
         decoded = encoder(embed(tokens), causal, deterministic=not train)

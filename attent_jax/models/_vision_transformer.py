@@ -30,6 +30,8 @@ class VisionTransformer(nn.Module):
     num_heads: int = 12
     mlp_ratio: int = 4
     dropout_rate: float = 0.0
+    remat: bool = False
+    """Whether the backward pass computes each block anew: less memory, more time."""
 
     @nn.compact
     def __call__(
@@ -47,7 +49,11 @@ class VisionTransformer(nn.Module):
         tokens = nn.Conv(self.width, patch, strides=patch, name="patches")(images)
         tokens = tokens.reshape(tokens.shape[0], -1, self.width)
         encoder = Encoder(
-            self.num_layers, self.num_heads, self.mlp_ratio, self.dropout_rate
+            self.num_layers,
+            self.num_heads,
+            self.mlp_ratio,
+            self.dropout_rate,
+            self.remat,
         )
         encoded = encoder(tokens, deterministic=not train)
         return nn.Dense(self.num_classes, name="head")(jnp.mean(encoded, axis=1))

@@ -1,11 +1,16 @@
 """Timing that machine noise does not bias: A B C, C A B, …, medians, ratios."""
 
+import dataclasses
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+from experiments.runs import environment
 
 
 def time_interleaved(
@@ -39,3 +44,16 @@ def table(seconds: Mapping[str, float], baseline: str) -> str:
         for name, time in seconds.items()
     ]
     return "\n".join(lines)
+
+
+def store(
+    path: Path | None, benchmark: str, config: Any, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Append rows to a file of JSON lines, each with its machine; None: do not."""
+    if path is None:
+        return
+    about = {"benchmark": benchmark, "config": dataclasses.asdict(config)}
+    with path.open("a") as lines:
+        for row in rows:
+            entry = about | dict(row) | {"environment": environment()}
+            lines.write(json.dumps(entry, default=str) + "\n")

@@ -1,0 +1,196 @@
+"""What a step costs that trains on part of its batch: in two forward passes, or one."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+from attent_jax import models, selectors, training
+from experiments.benchmarks.interleaved import store, time_interleaved
+from experiments.runs import environment
+
+
+class Size(NamedTuple):
+    """A model and its batch."""
+
+    width: int
+    num_layers: int
+    num_heads: int
+    length: int
+    """Tokens; of a picture as well."""
+    batch_size: int
+    dtype: Any
+
+
+SIZES = {
+    ("laptop", "vit"): Size(128, 4, 4, 64, 32, jnp.float32),
+    ("laptop", "decoder"): Size(128, 4, 4, 128, 16, jnp.float32),
+    ("accelerator", "vit"): Size(768, 12, 12, 196, 256, jnp.bfloat16),
+    ("accelerator", "decoder"): Size(768, 12, 12, 1024, 32, jnp.bfloat16),
+}
+NUM_CLASSES, VOCABULARY_SIZE, PATCH_SIZE = 1000, 32_768, 16
+SMALL_VOCABULARY_SIZE = 512
+RATIOS = (0.25, 0.5, 0.75)
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectiveStep:
+    """Time, FLOPs and memory of full and selective steps, in ratios to the full step.
+
+    A full step on the batch; selecting a share r of it by loss in two forward passes;
+    and with the forward pass re-used. By the cost model 1, (1 + 3r) / 3, (1 + 2r) / 3;
+    where the backward pass computes the blocks anew (remat) 1, (1 + 4r) / 4 and
+    (1 + 3r) / 4.
+    "accelerator" is ViT-B/16 at 224 pixels, batch 256, and a decoder of 125 million
+    parameters, length 1024, in bfloat16; there the full step's rate is held against
+    the rate of a large matrix product on the same device.
+    """
+
+    preset: Literal["laptop", "accelerator"] = "laptop"
+    """Which sizes."""
+    repeats: int = 10
+    """Rounds; medians are printed."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Append the rows to this file, as JSON lines with the machine they are of."""
+
+
+def build(kind: str, size: Size, remat: bool):
+    """Loss function, parameters and batch."""
+    common: dict[str, Any] = {
+        "width": size.width,
+        "num_layers": size.num_layers,
+        "num_heads": size.num_heads,
+        "remat": remat,
+    }
+    draw = np.random.default_rng(0)
+    if kind == "vit":
+        side = PATCH_SIZE * int(size.length**0.5)
+        model = models.VisionTransformer(
+            num_classes=NUM_CLASSES, patch_size=PATCH_SIZE, **common
+        )
+        images = draw.normal(size=(size.batch_size, side, side, 3))
+        labels = jnp.asarray(draw.integers(NUM_CLASSES, size=size.batch_size))
+        batch = (jnp.asarray(images, size.dtype), labels)
+        inputs = batch[0]
+    else:
+        vocabulary_size = (
+            VOCABULARY_SIZE if size.width >= 512 else SMALL_VOCABULARY_SIZE
+        )
+        model = models.DecoderLM(vocabulary_size=vocabulary_size, **common)
+        shape = (size.batch_size, size.length)
+        inputs = batch = jnp.asarray(draw.integers(vocabulary_size, size=shape))
+
+    def loss_fn(params, rng, batch):
+        if kind == "vit":
+            images, labels = batch
+            logits = cast(jax.Array, model.apply(params, images))
+            return optax.softmax_cross_entropy_with_integer_labels(
+                logits.astype(jnp.float32), labels
+            )
+        logits = cast(jax.Array, model.apply(params, batch))[:, :-1]
+        losses = optax.softmax_cross_entropy_with_integer_labels(
+            logits.astype(jnp.float32), batch[:, 1:]
+        )
+        return jnp.mean(losses, axis=-1)
+
+    params = jax.jit(model.init)(jax.random.key(0), inputs[:1])
+    return loss_fn, jax.tree.map(lambda leaf: leaf.astype(size.dtype), params), batch
+
+
+def measure(kind: str, size: Size, remat: bool, repeats: int) -> list[dict[str, Any]]:
+    """A row for each way to step."""
+    loss_fn, params, batch = build(kind, size, remat)
+    optimizer = optax.sgd(1e-3)
+    state = training.init_train_state(params, optimizer)
+    weights = jnp.ones(size.batch_size)
+    ways: dict[tuple[str, float], Any] = {
+        ("full", 1.0): training.build_train_step(loss_fn, optimizer)
+    }
+    for ratio in RATIOS:
+        for way in ("two passes", "re-use"):
+            ways[way, ratio] = training.build_selective_train_step(
+                loss_fn,
+                selectors.top_k(),
+                optimizer,
+                num_selected=int(ratio * size.batch_size),
+                reuse_forward=way == "re-use",
+            )
+    compiled = {
+        name: way.lower(state, None, batch, weights).compile()
+        for name, way in ways.items()
+    }
+    seconds = time_interleaved(
+        {
+            f"{way} {ratio}": lambda step=step: step(state, None, batch, weights)
+            for (way, ratio), step in compiled.items()
+        },
+        repeats=repeats,
+    )
+    rows = []
+    for (way, ratio), step in compiled.items():
+        memory = step.memory_analysis()
+        rows.append(
+            {
+                "model": kind,
+                "remat": remat,
+                "way": way,
+                "ratio": ratio,
+                "seconds": seconds[f"{way} {ratio}"],
+                "flops": step.cost_analysis()["flops"],
+                "peak_bytes": memory.temp_size_in_bytes + memory.argument_size_in_bytes,
+                "predicted": predicted(way, ratio, backward=3 if remat else 2),
+            }
+        )
+    for row in rows:
+        for name in ("seconds", "flops", "peak_bytes"):
+            row[f"{name}_of_full"] = row[name] / rows[0][name]
+    return rows
+
+
+def predicted(way: str, ratio: float, backward: float) -> float:
+    """The cost model's share of a full step, a backward pass in forward passes."""
+    full = 1 + backward
+    taught = ratio * (backward if way == "re-use" else full)
+    return 1.0 if way == "full" else (1 + taught) / full
+
+
+def matrix_rate(dtype: Any, width: int) -> float:
+    """FLOP a second of a large square matrix product."""
+    matrix = jnp.ones((width, width), dtype)
+    product = jax.jit(lambda a: a @ a)
+    seconds = time_interleaved({"product": lambda: product(matrix)}, repeats=20)
+    return 2 * width**3 / seconds["product"]
+
+
+def main(config: SelectiveStep) -> None:
+    """Print, and keep if asked to, a row for each way to step."""
+    print(environment()["device"], "| of the full step:")
+    print("model    remat  way         r     time  FLOPs  (predicted)  memory")
+    for kind in ("vit", "decoder"):
+        size = SIZES[config.preset, kind]
+        for remat in (False, True):
+            rows = measure(kind, size, remat, config.repeats)
+            for row in rows:
+                print(
+                    f"{kind:<8} {remat!s:<6} {row['way']:<10} {row['ratio']:.2f}  "
+                    f"{row['seconds_of_full']:6.3f} {row['flops_of_full']:6.3f}  "
+                    f"({row['predicted']:.3f})      {row['peak_bytes_of_full']:6.2f}"
+                )
+            rate = rows[0]["flops"] / rows[0]["seconds"]
+            top = matrix_rate(size.dtype, 8192 if size.width >= 512 else 1024)
+            print(
+                f"  full step {1e3 * rows[0]['seconds']:.1f} ms, {rate / 1e9:,.0f} "
+                f"GFLOP/s: {rate / top:.0%} of a matrix product's"
+            )
+            store(config.out, "selective_step", config, rows)
+
+
+if __name__ == "__main__":
+    main(
+        tyro.cli(SelectiveStep, prog="python -m experiments.benchmarks.selective_step")
+    )

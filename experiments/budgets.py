@@ -1,0 +1,63 @@
+"""Plans cut to a budget: every method costs what it was given, to the batch."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from attent_jax.schedules import TeachingPlan, teaching_plan
+from attent_jax.typing import Teacher
+
+SCORE_COST = 1 / 3
+"""An example scored, in examples trained: one forward of forward + 2 × backward."""
+
+
+class Method(NamedTuple):
+    """A way to choose examples."""
+
+    name: str
+    build_teacher: Callable[[int], Teacher]
+    """`(num_epochs) -> teacher`; how many epochs there are follows from the budget."""
+    scores_by_pass: bool = False
+    """Whether scores come from a scoring pass, and cost; else from training."""
+
+
+@functools.cache
+def fit_to_budget(
+    method: Method, *, num_examples: int, batch_size: int, budget: float
+) -> tuple[Teacher, list[int]]:
+    """The teacher of just as many epochs as the budget needs, and their steps.
+
+    Every epoch is shortened by the same share, so that the plan keeps its phases: each
+    then teaches a random part of its selection. The steps' sum is the length of the
+    learning-rate schedule. Kept for a method's next seed, with what it compiled.
+    """
+    score_cost = SCORE_COST * method.scores_by_pass
+
+    def plan_of(num_epochs: int) -> tuple[Teacher, TeachingPlan, float]:
+        teacher = method.build_teacher(num_epochs)
+        plan = teaching_plan(
+            teacher,
+            num_examples=num_examples,
+            num_epochs=num_epochs,
+            batch_size=batch_size,
+        )
+        spent = plan.num_steps * batch_size + plan.num_scored * score_cost
+        return teacher, plan, spent / budget
+
+    num_epochs = max(3, int(budget / num_examples))
+    teacher, plan, spent = plan_of(num_epochs)
+    while spent < 1:
+        num_epochs = max(num_epochs + 1, int(num_epochs / spent))
+        teacher, plan, spent = plan_of(num_epochs)
+    while num_epochs > 3 and (fewer := plan_of(num_epochs - 1))[-1] >= 1:
+        num_epochs, (teacher, plan, _) = num_epochs - 1, fewer
+    return teacher, _shortened(plan, budget, score_cost)
+
+
+def _shortened(plan: TeachingPlan, budget: float, score_cost: float) -> list[int]:
+    """The plan's steps per epoch, shortened alike to cost `budget` examples."""
+    affordable = (budget - plan.num_scored * score_cost) / plan.batch_size
+    ends = np.cumsum(plan.steps_per_epoch) * (np.ceil(affordable) / plan.num_steps)
+    return np.diff(np.rint(ends).astype(int), prepend=0).tolist()

@@ -1,0 +1,81 @@
+"""Several processes on this machine, as if on several hosts: to try things out."""
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """Start `python -m experiments NAME OPTIONS --distributed` in several processes.
+
+    They find each other as hosts do, over a free port of this machine. Lines carry the
+    number of their process. If one fails the others are ended; SIGTERM and Ctrl-C go to
+    all. For example:
+
+    python -m experiments.launch --processes 4 demo --out runs/four
+    """
+
+    processes: int = 2
+    """How many."""
+
+    def __post_init__(self):
+        if self.processes < 1:
+            raise ValueError(f"processes must be at least 1, got {self.processes}.")
+
+
+def main(config: Launch, arguments: list[str]) -> int:
+    """Run the processes to their end; returns the worst exit status."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "experiments", *arguments, "--distributed"]
+    started = [
+        subprocess.Popen(
+            command,
+            env=os.environ
+            | {
+                "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+                "JAX_NUM_PROCESSES": str(config.processes),
+                "JAX_PROCESS_ID": str(number),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in range(config.processes)
+    ]
+
+    def pass_on(number: int, *_) -> None:
+        for process in started:
+            process.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, pass_on)
+
+    def follow(number: int, process: subprocess.Popen) -> None:
+        for line in process.stdout or ():
+            print(f"[{number}] {line}", end="", flush=True)
+        if process.wait() not in (0, -signal.SIGTERM):
+            pass_on(signal.SIGTERM)
+
+    followers = [
+        threading.Thread(target=follow, args=numbered)
+        for numbered in enumerate(started)
+    ]
+    for follower in followers:
+        follower.start()
+    for follower in followers:
+        follower.join()
+    return max(abs(process.returncode) for process in started)
+
+
+if __name__ == "__main__":
+    prog = "python -m experiments.launch"
+    sys.exit(main(*tyro.cli(Launch, prog=prog, return_unknown_args=True)))

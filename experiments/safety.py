@@ -1,0 +1,110 @@
+"""What keeps a run's work: checkpoints, a way out on SIGTERM, an end to bad steps."""
+
+import contextlib
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from attent_jax.checkpointing import Checkpoint, Checkpointer
+from experiments.runs import any_process
+
+
+class Preempted(Exception):
+    """SIGTERM came, and the run is saved."""
+
+
+class TooManySkipped(Exception):
+    """More steps than allowed were not finite; the last good state is saved."""
+
+
+class Interruption:
+    """Whether SIGTERM has come, on any process."""
+
+    def __init__(self):
+        self._has_come = False
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Note the signal, where it would end the process."""
+
+        def note(*_) -> None:
+            self._has_come = True
+
+        before = signal.signal(signal.SIGTERM, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def has_come(self) -> bool:
+        """To be asked by all processes at the same places."""
+        return any_process(self._has_come)
+
+
+class Safety:
+    """The checkpoints of one training, in a folder of their own.
+
+    Args:
+      folder: of this training's checkpoints.
+      target: its state at the start.
+      identity: what tells it from others.
+      seconds: between checkpoints.
+      max_skipped: steps that may be skipped as not finite.
+      interruption: whether to save and leave.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        target: Any,
+        *,
+        identity: dict[str, Any],
+        seconds: float,
+        max_skipped: int,
+        interruption: Interruption,
+    ):
+        self._folder, self._seconds, self._max = folder, seconds, max_skipped
+        self._interruption = interruption
+        self._checkpointer = Checkpointer(folder, target, identity=identity)
+        self._saved_at = time.monotonic()
+
+    def restore(self) -> Checkpoint | None:
+        """The newest checkpoint, if there is one."""
+        return self._checkpointer.restore()
+
+    def look(self, clock: int, state: Any, position: dict[str, Any]) -> None:
+        """Save if it is time; called regularly, by all processes together.
+
+        Raises:
+          Preempted, TooManySkipped: after saving, if the run is to end here.
+        """
+        must_leave = self._interruption.has_come()
+        is_spoilt = position["num_skipped"] > self._max
+        is_due = any_process(time.monotonic() - self._saved_at >= self._seconds)
+        if not (must_leave or is_spoilt or is_due):
+            return
+        self._checkpointer.save(clock, state, position)
+        self._saved_at = time.monotonic()
+        if is_spoilt:
+            self._checkpointer.wait()
+            raise TooManySkipped(
+                f"{position['num_skipped']} steps had a loss or gradient that is not "
+                f"finite, and {self._max} are allowed; metrics.jsonl has the ids of "
+                f"their examples, {self._folder} the last good state. Mend the "
+                f"examples or the loss, or allow more with --max-skipped-steps."
+            )
+        if must_leave:
+            self._checkpointer.wait()
+            raise Preempted
+
+    def close(self) -> None:
+        """End, keeping the checkpoints."""
+        self._checkpointer.close()
+
+
+def discard(folder: Path) -> None:
+    """Remove checkpoints that nothing will need."""
+    shutil.rmtree(folder, ignore_errors=True)

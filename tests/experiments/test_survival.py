@@ -1,0 +1,204 @@
+"""Runs that are killed, pre-empted or poisoned, and go on as if nothing had been."""
+
+import json
+import multiprocessing
+import socket
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.runs import Run
+from tests.experiments import tiny_study
+
+NUM_KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Processes that have everything imported already, but no device yet."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([tiny_study.__name__])
+    return context
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("survival")
+
+
+def start(processes, folder: Path, **options):
+    process = processes.Process(
+        target=tiny_study.in_own_process,
+        args=(folder, folder.parent / "cache"),
+        kwargs=options,
+    )
+    process.start()
+    return process
+
+
+def output_of(folder: Path) -> str:
+    return (folder.parent / f"{folder.name}.output").read_text()
+
+
+def finish(processes, folder: Path, **options) -> None:
+    process = start(processes, folder, **options)
+    process.join()
+    assert process.exitcode == 0, output_of(folder)
+
+
+def outcome(folder: Path):
+    """The metrics, byte by byte, and which examples each run taught."""
+    taught = {}
+    for path in sorted(folder.glob("*.result.npz")):
+        with np.load(path) as content:
+            taught[path.name] = content["taught"]
+    return (folder / "metrics.jsonl").read_text(), taught
+
+
+def assert_same_outcome(folder: Path, reference: Path) -> None:
+    (lines, taught), (expected, expected_taught) = outcome(folder), outcome(reference)
+    assert lines == expected
+    assert taught.keys() == expected_taught.keys()
+    for name, epochs in taught.items():
+        np.testing.assert_array_equal(epochs, expected_taught[name])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(processes, place):
+    """A run left alone, that never saved, and the seconds that another one took."""
+    finish(processes, place / "reference", checkpoint_seconds=1e9)
+    began = time.monotonic()
+    finish(processes, place / "second")
+    assert_same_outcome(place / "second", place / "reference")
+    return place / "reference", time.monotonic() - began
+
+
+def test_the_outcome_is_a_fingerprint_of_the_run(uninterrupted):
+    lines = [json.loads(line) for line in outcome(uninterrupted[0])[0].splitlines()]
+    runs = {(line["method"], line["seed"]) for line in lines}
+    assert len(runs) == tiny_study.NUM_SEEDS * len(tiny_study.METHODS)
+    assert len({line["params_crc32"] for line in lines}) == len(lines)
+    assert all(line["order_crc32"] for line in lines)
+
+
+def test_killed_at_random_moments_a_run_ends_bitwise_the_same(
+    processes, place, uninterrupted
+):
+    reference, seconds = uninterrupted
+    draw = np.random.default_rng(0)
+    num_kills = num_completed = going_on = 0
+    while num_kills < NUM_KILLS:
+        folder = place / f"killed-{num_completed}"
+        while True:
+            process = start(processes, folder)
+            process.join(timeout=draw.uniform(0.1, 1.2 * seconds))
+            if process.exitcode is not None:
+                assert process.exitcode == 0, output_of(folder)
+                break
+            process.kill()
+            process.join()
+            num_kills += 1
+            assert_same_outcome(folder, reference)
+        going_on += output_of(folder).count("going on after step")
+        num_completed += 1
+    assert going_on > NUM_KILLS / 3  # not begun anew each time
+
+
+def test_sigterm_saves_and_the_run_can_go_on(processes, place, uninterrupted):
+    reference, _ = uninterrupted
+    folder = place / "preempted"
+    process = start(processes, folder, checkpoint_seconds=1e9)
+    while not (folder / "metrics.jsonl").exists():
+        assert process.is_alive(), output_of(folder)
+        time.sleep(0.01)
+    process.terminate()
+    process.join()
+    assert process.exitcode == 0, output_of(folder)
+    assert f"Go on with --resume --out {folder}" in " ".join(output_of(folder).split())
+    assert list((folder / "checkpoints").glob("*/*"))
+    finish(processes, folder, checkpoint_seconds=1e9)
+    assert "going on after step" in output_of(folder)
+    assert_same_outcome(folder, reference)
+
+
+def test_two_processes_select_as_one_and_one_can_finish_their_run(
+    processes, place, uninterrupted
+):
+    reference, num_processes = uninterrupted[0], 2
+    folder = place / "cluster"
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    cluster = [
+        start(
+            processes,
+            folder,
+            cluster=(address, num_processes, number),
+            checkpoint_seconds=1e9,
+        )
+        for number in range(num_processes)
+    ]
+    while not list(folder.glob("*.result.npz")):  # the first of two runs is complete
+        assert all(process.is_alive() for process in cluster), output_of(folder)
+        time.sleep(0.01)
+    cluster[-1].terminate()  # one is told, all leave
+    for process in cluster:
+        process.join()
+        assert process.exitcode == 0, output_of(folder)
+    finish(processes, folder, checkpoint_seconds=1e9)
+    assert "going on after step" in output_of(folder)
+    found, expected = (
+        [json.loads(line) for line in outcome(run)[0].splitlines()]
+        for run in (folder, reference)
+    )
+    # Parameters only to rounding: sums over devices come in another order.
+    for line, like in zip(found, expected, strict=True):
+        for name in ("loss", "quality"):
+            if name in like:
+                assert line.pop(name) == pytest.approx(like.pop(name), rel=1e-5)
+        assert line.pop("params_crc32")
+        assert like.pop("params_crc32")
+        assert line == like
+
+
+def test_steps_that_are_not_finite_are_skipped_counted_and_reported(processes, place):
+    folder = place / "poisoned"
+    finish(processes, folder, poisoned_id=17, max_skipped_steps=1000)
+    lines = [json.loads(line) for line in outcome(folder)[0].splitlines()]
+    skips = [line for line in lines if "skipped_step" in line]
+    assert skips
+    assert all(line["ids"] == [17] and line["seed"] == 0 for line in skips)
+    last = [line for line in lines if line.get("step") == line.get("num_steps", -1)]
+    of_method = {line["method"]: line for line in last if line["seed"] == 0}
+    for name, line in of_method.items():
+        own = [skip for skip in skips if skip["method"] == name]
+        assert line["num_skipped"] == len(own)
+        assert np.isfinite(line["loss"])
+        assert line["quality"] > 50
+    assert of_method.keys() == {method.name for method in tiny_study.METHODS}
+    # Too many end the run, which goes on from its last good state if more are allowed.
+    spoilt = place / "spoilt"
+    process = start(processes, spoilt, poisoned_id=17, max_skipped_steps=1)
+    process.join()
+    assert process.exitcode == 1
+    told = " ".join(output_of(spoilt).split())
+    assert "2 steps had a loss or gradient that is not finite, and 1 are" in told
+    assert "--max-skipped-steps" in told
+    finish(processes, spoilt, poisoned_id=17, max_skipped_steps=1000)
+    assert_same_outcome(spoilt, folder)
+
+
+def test_another_configuration_is_refused_by_the_field(tmp_path):
+    Run("tiny", tmp_path / "run", config={"seeds": 2, "epochs": 3})
+    with pytest.raises(FileExistsError, match="run with epochs=3, not 4"):
+        Run("tiny", tmp_path / "run", config={"seeds": 2, "epochs": 4}, resume=True)
+    with pytest.raises(FileExistsError, match="run with experiment='tiny'"):
+        Run("huge", tmp_path / "run", config={"seeds": 2, "epochs": 3}, resume=True)
+    with pytest.raises(FileExistsError, match="go on with --resume"):
+        Run("tiny", tmp_path / "run", config={"seeds": 2, "epochs": 3})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match="exists already"):
+        Run("tiny", tmp_path / "other", resume=True)
