@@ -4,6 +4,7 @@ import sys
 
 import tyro
 
+from attent_jax import distributed
 from attent_jax.checkpointing import CheckpointError
 from experiments import demo, kernel_convergence
 
@@ -18,22 +19,30 @@ _EXPERIMENTS = {
 
 def main() -> int:
     """Run the experiment named on the command line; returns the exit status."""
+    config = tyro.extras.subcommand_cli_from_dict(
+        {name: config for name, (config, _) in _EXPERIMENTS.items()},
+        prog="python -m experiments",
+        description="Experiments in teaching attention learners.",
+    )
+    mains = dict(_EXPERIMENTS.values())
     try:
-        config = tyro.extras.subcommand_cli_from_dict(
-            {name: config for name, (config, _) in _EXPERIMENTS.items()},
-            prog="python -m experiments",
-            description="Experiments in teaching attention learners.",
-        )
-        mains = dict(_EXPERIMENTS.values())
+        if getattr(config, "distributed", False):
+            distributed.initialize()  # before anything asks for devices
+    except (ValueError, RuntimeError) as error:
+        return _refuse(error)
+    try:
         return mains[type(config)](config)
     except (FileExistsError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _refuse(error)
     except ModuleNotFoundError as error:
         if error.name != "neural_tangents":
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _refuse(error)
+
+
+def _refuse(error: Exception) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

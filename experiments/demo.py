@@ -12,7 +12,6 @@ import optax
 import tyro
 
 from attent_jax import (
-    distributed,
     models,
     schedules,
     scores,
@@ -226,8 +225,6 @@ def build_learner() -> Learner:
 
 def main(config: Demo) -> int:
     """Run the demo; returns the exit status."""
-    if config.distributed:
-        distributed.initialize()  # before anything asks for devices
 
     def load(seed: int) -> Task:
         train, test = unicode_names.load(seed)

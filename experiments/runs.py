@@ -62,6 +62,11 @@ class Run:
                 f"out={self.folder} exists already, and no run overwrites another's "
                 f"results: name a new folder, remove that one, or go on with --resume."
             )
+        except OSError as error:
+            return FileExistsError(
+                f"out={self.folder} cannot be made ({error.strerror}): name another "
+                f"folder."
+            )
         return None
 
     def _differences(self, text: str) -> FileExistsError | None:

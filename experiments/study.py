@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh
 from jaxtyping import Bool, Int
 from rich.console import Console
 from rich.progress import (
@@ -132,9 +132,7 @@ class Study:
         going_on = "Going on" if self.run.is_resumed else "Writing"
         console.print(f"{going_on} in {self.run.folder}")
         self.run.write("report.json", self._json(is_complete=False))
-        sharding = None
-        if jax.device_count() > 1:
-            sharding = distributed.batch_sharding(distributed.make_mesh())
+        mesh = distributed.make_mesh() if jax.device_count() > 1 else None
         columns = [TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()]
         is_complete, interruption = False, Interruption()
         with (
@@ -155,7 +153,7 @@ class Study:
                             data,
                             seed,
                             budgets[method.name],
-                            sharding,
+                            mesh,
                             interruption,
                             progress,
                             task,
@@ -186,7 +184,7 @@ class Study:
         data: Task,
         seed: int,
         budget: float,
-        sharding: NamedSharding | None,
+        mesh: Mesh | None,
         interruption: Interruption,
         progress: Progress,
         task: TaskID,
@@ -209,7 +207,7 @@ class Study:
                 budget=budget,
                 eval_every=len(data.pool),
                 observer=teller,
-                sharding=sharding,
+                mesh=mesh,
                 build_safety=lambda target, identity: Safety(
                     checkpoints,
                     target,

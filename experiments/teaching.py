@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Bool, Float
 
 from attent_jax import distributed
@@ -129,7 +129,7 @@ def teach(
     budget: float,
     eval_every: float,
     observer: Observer,
-    sharding: NamedSharding | None = None,
+    mesh: Mesh | None = None,
     build_safety: Callable[[Any, dict[str, Any]], Safety] | None = None,
 ) -> tuple[Row, Bool[np.ndarray, "epochs pool"]]:
     """Train once; return the row, and which examples each epoch taught.
@@ -143,7 +143,7 @@ def teach(
       budget: the run's cost, in examples trained (a score counts a third).
       eval_every: examples of cost between evaluations, made at the ends of epochs.
       observer: told after each epoch.
-      sharding: how batches are split over devices, the state being replicated. None:
+      mesh: the devices that batches are split over, the state being on each. None:
         one device.
       build_safety: `(target, identity) -> safety`; makes the run go on from its
         checkpoint, and save. None: it starts anew, and nothing is saved.
@@ -158,7 +158,7 @@ def teach(
         held_out,
         seed,
         eval_every,
-        sharding,
+        mesh,
         teacher,
         steps_per_epoch,
         observer,
@@ -191,10 +191,15 @@ class _Training(NamedTuple):
     held_out: ArrayPool
     seed: int
     eval_every: float
-    sharding: NamedSharding | None
+    mesh: Mesh | None
     teacher: Teacher
     steps_per_epoch: list[int]
     observer: Observer
+
+    @property
+    def sharding(self) -> NamedSharding | None:
+        """How a batch is split."""
+        return None if self.mesh is None else distributed.batch_sharding(self.mesh)
 
     def identity(self) -> dict[str, Any]:
         """What tells this run's checkpoints from others'."""
@@ -211,16 +216,17 @@ class _Training(NamedTuple):
 
     def start(self) -> _Progress:
         num_examples, num_epochs = len(self.pool), len(self.steps_per_epoch)
-        state = (
-            self.learner.init(self.seed, sum(self.steps_per_epoch)),
-            self.teacher.init(num_examples),
-            ScoreTable.init(num_examples),
-        )
-        if self.sharding is not None:
-            replicated = distributed.replicated(self.sharding.mesh)
-            state = distributed.put(state, replicated)
+        train = self.learner.init(self.seed, sum(self.steps_per_epoch))
+        teaching = self.teacher.init(num_examples)
+        table = ScoreTable.init(num_examples)
+        if self.mesh is not None:
+            train, teaching, table = distributed.put(
+                (train, teaching, table), distributed.replicated(self.mesh)
+            )
         return _Progress(
-            *state,
+            train,
+            teaching,
+            table,
             losses=np.zeros(max(self.steps_per_epoch), np.float32),
             taught=np.zeros((num_epochs, num_examples), bool),
             next_eval=self.eval_every,
@@ -309,11 +315,11 @@ class _Training(NamedTuple):
         progress.step += len(steps)
 
     def _placed(self, ids: np.ndarray, weights: np.ndarray) -> tuple:
-        if self.sharding is None:
+        sharding = self.sharding
+        if sharding is None:
             return self.pool.take(ids), ids, weights
-        batch = distributed.take(self.pool, ids, self.sharding)
-        ids, weights = distributed.put((ids, weights), self.sharding)
-        return batch, ids, weights
+        batch = distributed.take(self.pool, ids, sharding)
+        return batch, *distributed.put((ids, weights), sharding)
 
     def _end_epoch(self, progress: _Progress, order: EpochOrder, timer: Timer) -> None:
         epoch_steps = self.steps_per_epoch[progress.epoch]
@@ -373,5 +379,5 @@ def crc32(tree: Any) -> int:
     """Checksum of the bytes of a pytree's arrays."""
     checksum = 0
     for leaf in jax.tree.leaves(tree):
-        checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
+        checksum = zlib.crc32(np.asarray(leaf).tobytes(), checksum)
     return checksum

@@ -24,10 +24,11 @@ from experiments.benchmarks.peer_rules import (
     infobatch,
     selective_backprop,
 )
+from experiments.budgets import SCORE_COST, Method, fit_to_budget
 from experiments.comparison import FULL, Row, difference, mean_std, methods_of
 from experiments.demo import BATCH_SIZE, METHODS, build_learner
 from experiments.runs import environment
-from experiments.teaching import SCORE_COST, Learner, Method, fit_to_budget, teach
+from experiments.teaching import Learner, Observer, teach
 
 NO_TORCH = """\
 Skipped: torch is not installed, and the peers are written in it. Install it with
@@ -158,7 +159,7 @@ def _train_peer(
     start = time.perf_counter()
     rule(peer, orders, np.random.default_rng(seed))
     seconds = time.perf_counter() - start
-    measures = learner.evaluate(peer.flax_params(), held_out)
+    measures = learner.evaluate(peer.flax_params(), held_out, None)
     return Row(
         method=f"{TORCH}{rule.__name__.replace('_', '-')}",
         seed=seed,
@@ -191,7 +192,7 @@ def _train_ours(
         seed=seed,
         budget=budget,
         eval_every=math.inf,
-        observe=lambda epoch: None,
+        observer=Observer(),
     )
     _, steps = fit_to_budget(
         method, num_examples=len(pool), batch_size=BATCH_SIZE, budget=budget

@@ -70,7 +70,7 @@ def measure(num_devices: int, config: Scaling) -> dict[str, Any]:
             distributed.batch_sharding(mesh),
         )
         arguments = (state, None, placed, weights)
-        step = train_step.lower(*arguments).compile()
+        step = jax.jit(train_step).lower(*arguments).compile()
         contestants[name] = lambda step=step, arguments=arguments: step(*arguments)
         moved[name] = bytes_moved(step.as_text() or "")
     mesh = distributed.make_mesh(devices=devices)

@@ -100,7 +100,7 @@ def test_killed_at_random_moments_a_run_ends_bitwise_the_same(
             process.kill()
             process.join()
             num_kills += 1
-            assert_same_outcome(folder, reference)
+        assert_same_outcome(folder, reference)
         going_on += output_of(folder).count("going on after step")
         num_completed += 1
     assert going_on > NUM_KILLS / 3  # not begun anew each time
