@@ -29,11 +29,15 @@ figures: setup ## Make the README's figures again (6 minutes)
 	  cp $$figure $(FIGURES)/$$(basename $$(dirname $$figure))_$$(basename $$figure); \
 	done
 
-benchmarks: setup ## Speed of selection, scoring, the loop and the ANTK, as ratios
+benchmarks: setup ## Speed, as ratios: selection, steps, devices, checkpoints, the ANTK, peers
 	$(VENV)/bin/python -m experiments.benchmarks.selection_overhead
 	$(VENV)/bin/python -m experiments.benchmarks.scoring_throughput
 	$(VENV)/bin/python -m experiments.benchmarks.loop_overhead
+	$(VENV)/bin/python -m experiments.benchmarks.selective_step
+	$(VENV)/bin/python -m experiments.benchmarks.scaling
+	$(VENV)/bin/python -m experiments.benchmarks.checkpoint_stall
 	$(VENV)/bin/python -m experiments.benchmarks.antk
+	$(VENV)/bin/python -m experiments.benchmarks.peers
 
 test: setup ## Run the test suite
 	$(VENV)/bin/python -m pytest $(ARGS)

@@ -86,7 +86,7 @@ class Run:
         """Append a line to `metrics.jsonl`, at once."""
         if self.is_writer:
             with self._log.open("a") as lines:
-                lines.write(json.dumps(metrics) + "\n")
+                lines.write(json.dumps(_plain(metrics)) + "\n")
 
     @property
     def log_size(self) -> int:

@@ -54,7 +54,7 @@ class Epoch(NamedTuple):
     """Examples trained on so far, plus a third per example scored."""
     num_selected: int
     loss: float
-    """Mean training loss over the epoch."""
+    """Mean training loss over the epoch's finite steps; NaN without one."""
     num_skipped: int
     """Steps so far whose loss or gradient was not finite."""
     order_crc32: int
@@ -302,9 +302,10 @@ class _Training(NamedTuple):
                 )
                 infos.append(info)
             wait(progress.train)
-        progress.losses[steps.start : steps.stop] = [info.loss for info in infos]
-        for step, info in zip(steps, infos, strict=True):
-            if info.is_skipped:
+        told = jax.device_get([(info.loss, info.is_skipped) for info in infos])
+        for step, info, (loss, is_skipped) in zip(steps, infos, told, strict=True):
+            progress.losses[step] = loss
+            if is_skipped:
                 progress.num_skipped += 1
                 losses = multihost_utils.process_allgather(info.losses, tiled=True)
                 is_bad = ~np.isfinite(losses) & (order.weights[step] > 0)
@@ -323,7 +324,8 @@ class _Training(NamedTuple):
 
     def _end_epoch(self, progress: _Progress, order: EpochOrder, timer: Timer) -> None:
         epoch_steps = self.steps_per_epoch[progress.epoch]
-        taught = order.ids[:epoch_steps]
+        taught, losses = order.ids[:epoch_steps], progress.losses[:epoch_steps]
+        finite = losses[np.isfinite(losses)]
         progress.taught[progress.epoch, taught] = True
         cost = self._cost(progress)
         is_evaluated = cost >= progress.next_eval or progress.step == sum(
@@ -342,7 +344,7 @@ class _Training(NamedTuple):
                 num_steps=sum(self.steps_per_epoch),
                 cost_examples=cost,
                 num_selected=int(progress.teaching.selection.num_selected),
-                loss=float(np.nanmean(progress.losses[:epoch_steps])),
+                loss=float(np.mean(finite)) if finite.size else float("nan"),
                 num_skipped=progress.num_skipped,
                 order_crc32=crc32(taught),
                 params_crc32=crc32(progress.train.params),
