@@ -124,11 +124,12 @@ def agree(flag: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.array(flag)))
 
 
-def any_process(flag: bool) -> bool:
-    """Whether some process says so."""
+def any_process(*flags: bool) -> tuple[bool, ...]:
+    """Of each flag, whether it is up on some process; called by all of them."""
     if jax.process_count() == 1:
-        return flag
-    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+        return flags
+    gathered = multihost_utils.process_allgather(np.array(flags))
+    return tuple(map(bool, np.any(gathered, axis=0)))
 
 
 def to_json_text(data: Any) -> str:

@@ -21,27 +21,23 @@ class TooManySkipped(Exception):
 
 
 class Interruption:
-    """Whether SIGTERM has come, on any process."""
+    """Whether SIGTERM has come, to this process."""
 
     def __init__(self):
-        self._has_come = False
+        self.has_come = False
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Note the signal, where it would end the process."""
 
         def note(*_) -> None:
-            self._has_come = True
+            self.has_come = True
 
         before = signal.signal(signal.SIGTERM, note)
         try:
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
-
-    def has_come(self) -> bool:
-        """To be asked by all processes at the same places."""
-        return any_process(self._has_come)
 
 
 class Safety:
@@ -81,9 +77,9 @@ class Safety:
         Raises:
           Preempted, TooManySkipped: after saving, if the run is to end here.
         """
-        must_leave = self._interruption.has_come()
+        is_late = time.monotonic() - self._saved_at >= self._seconds
+        must_leave, is_due = any_process(self._interruption.has_come, is_late)
         is_spoilt = position["num_skipped"] > self._max
-        is_due = any_process(time.monotonic() - self._saved_at >= self._seconds)
         if not (must_leave or is_spoilt or is_due):
             return
         self._checkpointer.save(clock, state, position)

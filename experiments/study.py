@@ -219,7 +219,8 @@ class Study:
             )
             self.log_size = self.run.log_size
             self.run.write(result.name, _packed(row, taught, self.log_size))
-        if any_process(self.run.is_writer):  # all have closed their checkpoints
+        any_process(False)  # all have closed their checkpoints
+        if self.run.is_writer:
             discard(checkpoints)
         self.rows.append(row)
         if method.name not in self.taught and not taught.all(axis=1).all():
