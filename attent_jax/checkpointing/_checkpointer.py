@@ -1,0 +1,311 @@
+"""A run's checkpoints: what may be saved, which are its own, which are whole."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+
+from attent_jax._checks import check_count, check_number
+from attent_jax.checkpointing._arrays import abstract, restored, stored, stored_as
+from attent_jax.checkpointing._checksums import check_same_everywhere, checksums_of
+from attent_jax.checkpointing._errors import CheckpointError, DamageError
+from attent_jax.checkpointing._files import read_arrays, read_record, write
+from attent_jax.checkpointing._folders import (
+    check_room,
+    check_writable,
+    remove_leftovers,
+)
+from attent_jax.checkpointing._json_data import as_json, told_differences
+from attent_jax.checkpointing._leaves import (
+    Leaf,
+    described,
+    file_names,
+    first_difference,
+)
+from attent_jax.checkpointing._retention import LastAndBest
+
+
+class Checkpoint(NamedTuple):
+    """What was saved at one step."""
+
+    step: int
+    state: PyTree
+    """Of the target's structure, its arrays where the target's are."""
+    position: dict[str, Any]
+    """As JSON has it: tuples come back as lists."""
+
+
+class Checkpointer:
+    """Saves a run's whole state, and restores it only if it is that run's, unharmed.
+
+    A save returns once the state is copied off the device, and is written meanwhile; a
+    killed one leaves nothing that looks like a checkpoint. Every leaf is stored with a
+    checksum, which is computed anew from what comes back.
+
+    Under several processes each calls every method. What one process holds alone
+    (numpy arrays, numbers, arrays on its own devices) must be the same on all.
+
+    Args:
+      folder: where the checkpoints lie, for one run alone; made if it is not there.
+      target: a state to restore to, live or abstract (`jax.ShapeDtypeStruct`): any
+        pytree of arrays, typed keys, numpy arrays and Python numbers. Arrays come
+        back with the target's sharding, however many devices they were saved from;
+        where it has none, or is uncommitted, uncommitted on the default device.
+      identity: whose checkpoints these are, as JSON data: the configuration, the
+        pool's size and checksum, ... Those of another identity are refused.
+      keep_last: how many of the latest are kept; the best is kept besides.
+
+    Raises:
+      CheckpointError: if the folder cannot be written, or has no room for what is
+        kept and one more in the making.
+      TypeError, ValueError: for a leaf that is no array or number, an identity that is
+        not JSON data, or a keep_last that is no integer >= 1.
+
+    Example:
+      >>> import tempfile, jax, jax.numpy as jnp
+      >>> from attent_jax.checkpointing import Checkpointer
+      >>> state = {"params": jnp.arange(3.0), "key": jax.random.key(0)}
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with Checkpointer(folder, state, identity={"seed": 0}) as checkpointer:
+      ...         print(checkpointer.restore())
+      ...         checkpointer.save(10, state, {"epoch": 1})
+      ...     with Checkpointer(folder, state, identity={"seed": 0}) as checkpointer:
+      ...         step, state, position = checkpointer.restore()
+      None
+      >>> step, state["params"], position
+      (10, Array([0., 1., 2.], dtype=float32), {'epoch': 1})
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        target: PyTree,
+        *,
+        identity: Mapping[str, Any],
+        keep_last: int = 2,
+    ):
+        self._folder = Path(folder).absolute()
+        self._identity = as_json("identity", identity)
+        self._leaves = described("target", target)
+        leaves, self._treedef = jax.tree.flatten(target)
+        likes = [abstract(leaf) for leaf in leaves]  # which hold no memory
+        self._likes = dict(zip(file_names(self._leaves), likes, strict=True))
+        keep_last = check_count("keep_last", keep_last)
+        check_writable(self._folder)
+        check_room(self._folder, [stored_as(like) for like in likes], keep_last)
+        self._kept = LastAndBest(keep_last)
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(preservation_policy=self._kept),
+        )
+        self._step: int | None = None  # where the run is: saved or restored last
+        for step in self._manager.all_steps():
+            # A damaged one is refused when it is asked for, not before.
+            with contextlib.suppress(DamageError):
+                self._kept.rate(step, read_record(self._manager, step)["quality"])
+
+    def save(
+        self,
+        step: int,
+        state: PyTree,
+        position: Mapping[str, Any] | None = None,
+        *,
+        quality: float | None = None,
+    ) -> None:
+        """Save the state after `step` steps, in the background.
+
+        Going on from an older checkpoint leaves later ones behind: the first save
+        after `restore(step=...)` removes them. A step just saved or restored is not
+        saved again.
+
+        Args:
+          step: how far the run is; rises from save to save.
+          state: of the target's structure, shapes and dtypes, on any devices.
+          position: what else the run must know, as JSON data: the epoch, the step in
+            it, the length of a log, ...
+          quality: how good the state is, higher is better; the best is kept, of equals
+            the newer. None or NaN: not known.
+
+        Raises:
+          CheckpointError: if this or the previous save cannot be written, or the
+            folder has checkpoints and none was restored.
+          TypeError, ValueError: for a state unlike the target, a position that is not
+            JSON data, or a step before the last.
+        """
+        step = check_count("step", step, minimum=0)
+        position = as_json("position", {} if position is None else position)
+        if quality is not None:
+            is_nan = bool(quality != quality)
+            quality = None if is_nan else check_number("quality", quality)
+        leaves = described("state", state)
+        if difference := first_difference(leaves, self._leaves):
+            path, given, wanted = difference
+            raise ValueError(
+                f"state{path} is {given}, but the target has {wanted}: pass the whole "
+                f"state, or make the target of its structure, shapes and dtypes."
+            )
+        if step == self._step:
+            return
+        if self._step is not None and step < self._step:
+            raise ValueError(
+                f"step must rise from save to save, got {step} after {self._step}: "
+                f"restore(step=...) goes back."
+            )
+        arrays = [stored(leaf) for leaf in jax.tree.leaves(state)]
+        checksums = checksums_of(arrays)
+        check_same_everywhere([leaf.path for leaf in leaves], checksums)
+        self._leave_later_behind()  # waits for the previous save, only now
+        record = {
+            "step": step,
+            "identity": self._identity,
+            "position": position,
+            "quality": quality,
+            "leaves": [
+                {**leaf._asdict(), "checksum": checksum}
+                for leaf, checksum in zip(leaves, checksums, strict=True)
+            ],
+        }
+        remove_leftovers(self._folder)
+        # Orbax that cannot even make its folders takes five minutes to say so.
+        check_writable(self._folder)
+        self._kept.rate(step, quality)
+        with self._telling_failure(step):
+            write(self._manager, record, dict(zip(self._likes, arrays, strict=True)))
+        self._step = step
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, rising; waits for one in the making."""
+        self.wait()
+        return sorted(self._manager.all_steps())
+
+    def restore(self, step: int | None = None) -> Checkpoint | None:
+        """Read a checkpoint back, having checked all of it.
+
+        Args:
+          step: which of `steps()`. None: the newest.
+
+        Returns:
+          The `Checkpoint`; None if there is none yet and no step was asked for.
+
+        Raises:
+          CheckpointError: if it has another identity, or a structure, shape or dtype
+            that the target has not, or is damaged. Earlier ones are told, and never
+            taken unasked.
+        """
+        steps = self.steps()
+        if step is None and not steps:
+            return None
+        step = steps[-1] if step is None else step
+        if step not in steps:
+            raise CheckpointError(
+                f"No checkpoint of step {step} in {self._folder}: ask for one of "
+                f"{steps}, or for None, the newest."
+            )
+        with self._telling_damage(step):
+            record = read_record(self._manager, step)
+            self._check_is_own(step, record["identity"])
+            checksums = [entry.pop("checksum") for entry in record["leaves"]]
+            saved = [Leaf(**entry) for entry in record["leaves"]]
+            self._check_fits(step, saved)
+            arrays = read_arrays(self._manager, step, self._likes)
+            found = checksums_of(arrays)
+            for leaf, checksum, is_now in zip(saved, checksums, found, strict=True):
+                if is_now != checksum:
+                    raise DamageError(
+                        f"state{leaf.path} has checksum {is_now}, saved was {checksum}"
+                    )
+        likes = self._likes.values()
+        leaves = [
+            restored(like, array, weak_type=leaf.weak_type)
+            for like, array, leaf in zip(likes, arrays, saved, strict=True)
+        ]
+        self._step = step
+        state = jax.tree.unflatten(self._treedef, leaves)
+        return Checkpoint(step, state, record["position"])
+
+    def wait(self) -> None:
+        """Wait until the last save is written.
+
+        Raises:
+          CheckpointError: if it could not be.
+        """
+        with self._telling_failure(self._step):
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait as `wait` does, and end; the `with` statement calls it."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _check_is_own(self, step: int, saved: Any) -> None:
+        if told := told_differences(saved, self._identity):
+            raise CheckpointError(
+                f"The checkpoint of step {step} in {self._folder} is another run's: "
+                f"{told}. To go on with it set these as they were, else choose another "
+                f"folder."
+            )
+
+    def _check_fits(self, step: int, saved: list[Leaf]) -> None:
+        if difference := first_difference(saved, self._leaves):
+            path, was, wanted = difference
+            raise CheckpointError(
+                f"The checkpoint of step {step} in {self._folder} does not fit: "
+                f"state{path} was saved as {was}, the target has {wanted}. Restore "
+                f"with the model and optimizer it was saved from, or start anew in "
+                f"another folder."
+            )
+
+    def _leave_later_behind(self) -> None:
+        steps = self.steps()
+        if self._step is None and steps:
+            raise CheckpointError(
+                f"folder {self._folder} has checkpoints of steps {steps}, and none was "
+                f"restored: restore() to go on with them, or choose another folder."
+            )
+        for step in steps:
+            if self._step is not None and step > self._step:
+                self._manager.delete(step)
+
+    @contextlib.contextmanager
+    def _telling_damage(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except DamageError as damage:
+            earlier = [s for s in sorted(self._manager.all_steps()) if s < step]
+            remedy = (
+                f"Earlier ones are of steps {earlier}: "
+                f"ask with restore(step={earlier[-1]})"
+                if earlier
+                else "There is no earlier one: start anew in another folder"
+            )
+            raise CheckpointError(
+                f"The checkpoint of step {step} in {self._folder} is damaged: "
+                f"{damage}. {remedy}."
+            ) from damage
+
+    @contextlib.contextmanager
+    def _telling_failure(self, step: int | None) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._manager.reload()
+            steps = sorted(self._manager.all_steps())
+            self._step = steps[-1] if steps else None
+            raise CheckpointError(
+                f"The checkpoint of step {step} could not be written to "
+                f"{self._folder}: {error}. Those of steps {steps} are as they were; "
+                f"make room, or choose another folder."
+            ) from error

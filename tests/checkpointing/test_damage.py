@@ -1,0 +1,76 @@
+"""Damage is refused, whatever file has it, and earlier checkpoints are told."""
+
+import gc
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from attent_jax.checkpointing import CheckpointError
+from tests.checkpointing.saved_runs import (
+    NOISE,
+    STATE,
+    assert_same,
+    checkpointer,
+    restored,
+    saved,
+    unraisable,
+)
+
+
+def flip(file):
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 2] ^= 16
+    file.write_bytes(damaged)
+
+
+def truncate(file):
+    os.truncate(file, file.stat().st_size // 2)
+
+
+@unraisable
+def test_any_damage_is_refused_or_has_no_effect(tmp_path):
+    whole = tmp_path / "whole"
+    saved(whole, NOISE, 1, 2)
+    files = [path for path in (whole / "2").rglob("*") if path.is_file()]
+    refusals = []
+    for number, file in enumerate(files):
+        for damage in (flip, truncate, Path.unlink):
+            folder = tmp_path / f"{number}{damage.__name__}"
+            shutil.copytree(whole, folder)
+            damage(folder / file.relative_to(whole))
+            with checkpointer(folder, NOISE) as reader:
+                try:
+                    step, state, position = reader.restore()  # pyright: ignore
+                except CheckpointError as error:
+                    refusals.append(str(error))
+                    step, state, position = reader.restore(step=1)  # pyright: ignore
+                    assert (step, position) == (1, {"epoch": 1})
+                else:
+                    assert (step, position) == (2, {"epoch": 2})
+                assert_same(state, NOISE)
+            shutil.rmtree(folder)
+    assert all("step 2 " in told and "restore(step=1)" in told for told in refusals)
+    told = "\n".join(refusals)
+    assert "state['w'] has checksum" in told
+    assert "record is not what was saved" in told
+    assert "record cannot be read" in told
+    assert "state cannot be read" in told
+    assert len(refusals) > len(files)
+    gc.collect()
+
+
+def test_damage_says_what_is_left(tmp_path):
+    saved(tmp_path, STATE, 1, 2)
+    (tmp_path / "1").rename(tmp_path / "5")
+    with pytest.raises(CheckpointError, match=r"step 5 .* that of step 1\..*of steps "):
+        restored(tmp_path, STATE)
+    (tmp_path / "5").rename(tmp_path / "0")
+    shutil.rmtree(tmp_path / "0/record")
+    with checkpointer(tmp_path, STATE, keep_last=1) as reader:
+        with pytest.raises(CheckpointError, match="There is no earlier one"):
+            reader.restore(0)
+        assert reader.restore().step == 2  # pyright: ignore
+        reader.save(3, STATE)  # a damaged one is in nobody's way
+        assert reader.steps() == [3]
