@@ -28,11 +28,11 @@ def main() -> int:
     try:
         if getattr(config, "distributed", False):
             distributed.initialize()  # before anything asks for devices
-    except (ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         return _refuse(error)
     try:
         return mains[type(config)](config)
-    except (FileExistsError, CheckpointError) as error:
+    except (OSError, CheckpointError) as error:
         return _refuse(error)
     except ModuleNotFoundError as error:
         if error.name != "neural_tangents":

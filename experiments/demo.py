@@ -82,6 +82,8 @@ class Demo(RunOptions):
             )
         if not self.methods:
             raise ValueError("methods is empty: name at least one.")
+        if len(set(self.methods)) < len(self.methods):
+            raise ValueError(f"methods names one twice: {' '.join(self.methods)}.")
 
 
 def _soft(rng, losses, num_selected, /):
@@ -239,6 +241,7 @@ def main(config: Demo) -> int:
     budget = unicode_names.NUM_TRAIN * config.epochs
     options = {field.name for field in dataclasses.fields(RunOptions)}
     workload = {k: v for k, v in dataclasses.asdict(config).items() if k not in options}
+    workload |= {"batch_size": BATCH_SIZE, "peak_learning_rate": PEAK_LEARNING_RATE}
     study = Study(
         run=Run("demo", config.out, config=workload, resume=config.resume),
         title="Does teaching pay? Character names → Unicode categories",

@@ -7,8 +7,12 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import tyro
+
+GRACE_SECONDS = 10
+"""Between asking the others to end and ending them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,18 +56,24 @@ def main(config: Launch, arguments: list[str]) -> int:
         for number in range(config.processes)
     ]
 
-    def pass_on(number: int, *_) -> None:
+    is_told = threading.Event()
+
+    def end_all(number: int, *_) -> None:
+        is_told.set()
         for process in started:
             process.send_signal(number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, pass_on)
+        signal.signal(number, end_all)
 
     def follow(number: int, process: subprocess.Popen) -> None:
         for line in process.stdout or ():
             print(f"[{number}] {line}", end="", flush=True)
-        if process.wait() not in (0, -signal.SIGTERM):
-            pass_on(signal.SIGTERM)
+        if process.wait() != 0 and not is_told.is_set():
+            # The others may wait for it in a collective, and cannot save.
+            end_all(signal.SIGTERM)
+            time.sleep(GRACE_SECONDS)
+            end_all(signal.SIGKILL)
 
     followers = [
         threading.Thread(target=follow, args=numbered)
@@ -73,7 +83,8 @@ def main(config: Launch, arguments: list[str]) -> int:
         follower.start()
     for follower in followers:
         follower.join()
-    return max(abs(process.returncode) for process in started)
+    statuses = [process.returncode for process in started]
+    return max(128 - status if status < 0 else status for status in statuses)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ class RunOptions:
     checkpoint_every: Annotated[float, tyro.conf.arg(metavar="SECONDS")] = 60.0
     """Between checkpoints: what a crash can cost. SIGTERM saves at once."""
     max_skipped_steps: Annotated[int, tyro.conf.arg(metavar="N")] = 10
-    """Steps of a run that may be skipped because loss or gradient are not finite."""
+    """Steps of a run that may be skipped because loss or gradient are not finite; it
+    ends at the next look, every 25 steps."""
     distributed: Flag = False
     """Run in several processes, one a host, all given the same command line: on a TPU
     pod or under SLURM as they are started there, else with JAX_COORDINATOR_ADDRESS,

@@ -32,6 +32,7 @@ _COSTS = (
     "flops",
     *(f"wall_{phase}_s" for phase in _PHASES),
     "wall_eval_s",
+    "wall_save_s",
     "compile_s",
 )
 

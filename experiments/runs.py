@@ -1,5 +1,6 @@
 """A run's folder: fresh, complete at every moment, and saying how it was made."""
 
+import fcntl
 import json
 import os
 import platform
@@ -47,10 +48,23 @@ class Run:
         error = None
         if self.is_writer:
             error = self._differences(text) if self.is_resumed else self._make(resume)
+            error = error or self._lock()
         if agree(error is not None):
             raise error or FileExistsError(f"out={self.folder}: see the first process.")
         if not self.is_resumed:
             self.write(_CONFIG, text)
+
+    def _lock(self) -> FileExistsError | None:
+        """Keep others out until this process ends, however it ends."""
+        lock = os.open(self.folder / ".lock", os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return FileExistsError(
+                f"out={self.folder} is being written by another run at this moment: "
+                f"wait for its end, or name a new folder."
+            )
+        return None
 
     def _make(self, resume: bool) -> FileExistsError | None:
         # Killed before it had written anything, a run may start there again.
@@ -71,7 +85,12 @@ class Run:
 
     def _differences(self, text: str) -> FileExistsError | None:
         """What keeps this run from going on in its folder."""
-        was = json.loads((self.folder / _CONFIG).read_text())
+        try:
+            was = json.loads((self.folder / _CONFIG).read_text())
+        except ValueError:
+            return FileExistsError(
+                f"out={self.folder} has a damaged {_CONFIG}: name a new folder."
+            )
         now = json.loads(text)
         for name in sorted(was.keys() | now.keys()):
             if was.get(name) != now.get(name):
@@ -87,6 +106,8 @@ class Run:
         if self.is_writer:
             with self._log.open("a") as lines:
                 lines.write(json.dumps(_plain(metrics)) + "\n")
+                lines.flush()
+                os.fsync(lines.fileno())
 
     @property
     def log_size(self) -> int:
@@ -96,7 +117,12 @@ class Run:
 
     def cut_log(self, size: int) -> None:
         """Take back the lines after the first `size` bytes: they will come again."""
-        if self.is_writer and self._log.exists():
+        if self.log_size < size and self.is_writer:
+            raise FileExistsError(
+                f"{self._log} has {self.log_size} bytes, but had {size} when the run "
+                f"was saved: put it back, or begin anew in another folder."
+            )
+        if self.log_size > size:
             os.truncate(self._log, size)
 
     @property
@@ -113,7 +139,10 @@ class Run:
         if self.is_writer:
             partial = self.folder / f".{name}.partial"
             content = content.encode() if isinstance(content, str) else content
-            partial.write_bytes(content)
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
             partial.replace(self.folder / name)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from attent_jax.checkpointing import Checkpoint, Checkpointer
+from attent_jax.checkpointing import Checkpoint, Checkpointer, CheckpointError
 from experiments.runs import any_process
 
 
@@ -48,7 +48,7 @@ class Safety:
       target: its state at the start.
       identity: what tells it from others.
       seconds: between checkpoints.
-      max_skipped: steps that may be skipped as not finite.
+      max_skipped: steps that may be skipped as not finite, before a look ends the run.
       interruption: whether to save and leave.
     """
 
@@ -68,8 +68,18 @@ class Safety:
         self._saved_at = time.monotonic()
 
     def restore(self) -> Checkpoint | None:
-        """The newest checkpoint, if there is one."""
-        return self._checkpointer.restore()
+        """The newest checkpoint, if there is one.
+
+        Raises:
+          CheckpointError: if it is damaged, or another run's.
+        """
+        try:
+            return self._checkpointer.restore()
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{error} To go on from the one before it, if there is one, remove "
+                f"the newest folder in {self._folder}."
+            ) from error
 
     def look(self, clock: int, state: Any, position: dict[str, Any]) -> None:
         """Save if it is time; called regularly, by all processes together.

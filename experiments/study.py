@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import time
+import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from rich.progress import (
 )
 
 from attent_jax import distributed
+from attent_jax.checkpointing import CheckpointError
 from attent_jax.data import ArrayPool
 from experiments import plots
 from experiments.budgets import Method
@@ -131,10 +133,10 @@ class Study:
         console = Console(highlight=False, quiet=not self.run.is_writer)
         going_on = "Going on" if self.run.is_resumed else "Writing"
         console.print(f"{going_on} in {self.run.folder}")
-        self.run.write("report.json", self._json(is_complete=False))
-        mesh = distributed.make_mesh() if jax.device_count() > 1 else None
+        if not self.run.is_resumed:
+            self.run.write("report.json", self._json(is_complete=False))
         columns = [TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()]
-        is_complete, interruption = False, Interruption()
+        status, interruption = 130, Interruption()
         with (
             interruption.watched(),
             Progress(*columns, console=console, transient=True) as progress,
@@ -144,6 +146,7 @@ class Study:
             )
             try:
                 learner = build_learner()
+                mesh = _mesh_for(learner.batch_size)
                 for seed in range(num_seeds):
                     data = load(seed)
                     for method in data.methods:
@@ -158,7 +161,7 @@ class Study:
                             progress,
                             task,
                         )
-                is_complete = True
+                status = 0
             except KeyboardInterrupt:
                 progress.console.print("Interrupted: reporting the runs completed.")
             except Preempted:
@@ -168,14 +171,15 @@ class Study:
                 return 0
             except TooManySkipped as error:
                 console.print(f"error: {error}", soft_wrap=True)
-                return 1
+                status = 1
         if not self.rows:
             console.print("No run was completed: nothing to report.")
-            return 130
+            return status
         if self.run.is_writer:
-            console.print(self.report(is_complete), soft_wrap=True, markup=False)
+            report = self.report(is_complete=status == 0)
+            console.print(report, soft_wrap=True, markup=False)
             console.print(f"Reports and figures are in {self.run.folder}")
-        return 0 if is_complete else 130
+        return status
 
     def _teach(
         self,
@@ -248,24 +252,8 @@ class Study:
                     [epoch["quality"] for epoch in evaluated],
                 )
             )
-        figures = ["quality.png"]
-        plots.quality_against_cost(
-            curves,
-            self.run.folder / figures[0],
-            ylabel="quality: accuracy on held-out examples (%)",
-            title=self.title,
-        )
-        if self.labels is not None:
-            figures.append("chosen.png")
-            choices = {
-                method: plots.Choice(
-                    np.array([e["cost_examples"] for e in epochs[method, seed]]), taught
-                )
-                for method, (seed, taught) in self.taught.items()
-            }
-            plots.chosen_examples(
-                choices, self.labels, self.classes, self.run.folder / figures[1]
-            )
+        has_choices = self.labels is not None
+        figures = ["quality.png", "chosen.png"] if has_choices else ["quality.png"]
         about = ", ".join(f"{name} {value}" for name, value in environment().items())
         note = "" if is_complete else "**Interrupted: this report is partial.** "
         markdown = to_markdown(
@@ -277,6 +265,22 @@ class Study:
         )
         self.run.write("report.md", markdown)
         self.run.write("report.json", self._json(is_complete))
+        plots.quality_against_cost(
+            curves,
+            self.run.folder / figures[0],
+            ylabel="quality: accuracy on held-out examples (%)",
+            title=self.title,
+        )
+        if self.labels is not None:
+            choices = {
+                method: plots.Choice(
+                    np.array([e["cost_examples"] for e in epochs[method, seed]]), taught
+                )
+                for method, (seed, taught) in self.taught.items()
+            }
+            plots.chosen_examples(
+                choices, self.labels, self.classes, self.run.folder / figures[1]
+            )
         return markdown
 
     def _json(self, is_complete: bool) -> str:
@@ -290,6 +294,15 @@ class Study:
         )
 
 
+def _mesh_for(batch_size: int) -> Mesh | None:
+    """All devices; in one process as many as the batch divides over."""
+    devices = jax.devices()
+    if jax.process_count() == 1:
+        count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+        devices = devices[: min(count, len(devices))]
+    return distributed.make_mesh(devices=devices) if len(devices) > 1 else None
+
+
 def _packed(row: Row, taught: Bool[np.ndarray, "epochs pool"], log_size: int) -> bytes:
     """A completed run, as a file."""
     content = io.BytesIO()
@@ -299,6 +312,11 @@ def _packed(row: Row, taught: Bool[np.ndarray, "epochs pool"], log_size: int) ->
 
 
 def _read(path: Path) -> tuple[Row, Bool[np.ndarray, "epochs pool"], int]:
-    with np.load(path) as content:
-        about = json.loads(str(content["about"]))
-        return Row(**about["row"]), content["taught"], about["log_size"]
+    try:
+        with np.load(path) as content:
+            about = json.loads(str(content["about"]))
+            return Row(**about["row"]), content["taught"], about["log_size"]
+    except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({error}): begin anew in another folder."
+        ) from error

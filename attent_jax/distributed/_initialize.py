@@ -1,10 +1,14 @@
 """Start-up of a training on several hosts."""
 
 import os
+import socket
+import time
 
 import jax
 
 from attent_jax._checks import check_count
+
+_WAIT_SECONDS = 300  # for the coordinator to be started
 
 
 def initialize(
@@ -31,7 +35,8 @@ def initialize(
         address has no port, or the numbers do not fit.
       TypeError: if a number is no integer.
       RuntimeError: if JAX has already looked for its devices, as by any computation,
-        or is initialised: make this the first call.
+        or is initialised: make this the first call; if process 0 finds its port in use,
+        or the others do not find process 0 within five minutes.
 
     Example:
       >>> import attent_jax
@@ -59,6 +64,8 @@ def initialize(
             f"process_id must be below num_processes={num_processes}, got "
             f"{process_id}: number from 0."
         )
+    if address is not None and process_id is not None:
+        _check_coordinator(address, is_this=process_id == 0)
     try:
         jax.distributed.initialize(**given)
     except ValueError as error:
@@ -71,6 +78,35 @@ def initialize(
             f"{', '.join('JAX_' + name.upper() for name in missing)}, or leave out "
             f"initialize to train in one process."
         ) from error
+
+
+def _check_coordinator(address: str, *, is_this: bool) -> None:
+    """Say in words what JAX would abort the process for."""
+    host, _, port = address.rpartition(":")
+    if is_this:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("", int(port)))
+            except OSError as error:
+                raise RuntimeError(
+                    f"coordinator_address={address!r}: port {port} is in use here "
+                    f"({error.strerror}): choose another."
+                ) from error
+        return
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise RuntimeError(
+                    f"coordinator_address={address!r} did not answer for "
+                    f"{_WAIT_SECONDS} s ({error}): start process 0 there, or correct "
+                    f"the address."
+                ) from error
+            time.sleep(0.2)
 
 
 def _number(name: str, value: int | None, *, minimum: int) -> int | None:

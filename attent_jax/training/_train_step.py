@@ -68,8 +68,8 @@ def build_train_step(
     Args:
       loss_fn: `(params, rng, batch) -> [batch]`, not reduced over the batch.
       optimizer: any optax transformation.
-      axis_name: the mapped axis or axes, if the step runs under `pmap` or `shard_map` with the
-        batch split over it. Not needed under `jit` over a mesh.
+      axis_name: the mapped axis or axes, if the step runs under `pmap` or `shard_map`
+        with the batch split over them. Not needed under `jit` over a mesh.
 
     Returns:
       `(state, rng, batch, weights[batch]) -> (state, info)`, jitted. The step folds

@@ -20,7 +20,7 @@ from experiments.runs import environment
 SIZE = Size(128, 4, 4, 64, 64, jnp.float32)
 _COLLECTIVE = re.compile(
     r"= (.*?) (?:all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)"
-    r"(?:-start)?\("
+    r"(?:-done)?\("
 )
 _ARRAY = re.compile(r"([a-z]+)(\d+)?\[([\d,]*)\]")
 

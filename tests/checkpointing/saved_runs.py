@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from attent_jax.checkpointing import Checkpointer
@@ -66,9 +65,3 @@ def _told(leaf):
             leaf = jax.random.key_data(leaf)
     weak, array = getattr(leaf, "weak_type", False), np.asarray(leaf)
     return kind, str(dtype), weak, array.shape, array.tobytes()
-
-
-# Orbax leaves what it read or wrote beside the failed one to the garbage collector.
-unraisable = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)

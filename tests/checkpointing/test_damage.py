@@ -1,6 +1,5 @@
 """Damage is refused, whatever file has it, and earlier checkpoints are told."""
 
-import gc
 import os
 import shutil
 from pathlib import Path
@@ -15,7 +14,6 @@ from tests.checkpointing.saved_runs import (
     checkpointer,
     restored,
     saved,
-    unraisable,
 )
 
 
@@ -29,8 +27,7 @@ def truncate(file):
     os.truncate(file, file.stat().st_size // 2)
 
 
-@unraisable
-def test_any_damage_is_refused_or_has_no_effect(tmp_path):
+def test_any_damage_is_refused_or_has_no_effect(tmp_path, orbax_fails):
     whole = tmp_path / "whole"
     saved(whole, NOISE, 1, 2)
     files = [path for path in (whole / "2").rglob("*") if path.is_file()]
@@ -57,8 +54,6 @@ def test_any_damage_is_refused_or_has_no_effect(tmp_path):
     assert "record is not what was saved" in told
     assert "record cannot be read" in told
     assert "state cannot be read" in told
-    assert len(refusals) > len(files)
-    gc.collect()
 
 
 def test_damage_says_what_is_left(tmp_path):

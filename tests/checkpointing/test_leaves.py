@@ -73,7 +73,7 @@ TREES = st.recursive(
 )
 
 
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(tree=TREES, position=st.dictionaries(st.text(), st.floats(allow_nan=False)))
 def test_any_state_comes_back_bitwise(tmp_path_factory, tree, position):
     folder = tmp_path_factory.mktemp("any")

@@ -22,7 +22,7 @@ def over_eight():
         "weak": placed(jnp.full(8, 0.5), mesh(8), "data"),
         "copies": placed(jnp.arange(3, dtype=jnp.bfloat16), mesh(8)),
         "half": placed(jnp.arange(4), jax.make_mesh((4,), ("x",), devices=LAST), "x"),
-        "third": jax.device_put(jnp.arange(5), jax.devices()[3]),
+        "fourth": jax.device_put(jnp.arange(5), jax.devices()[3]),
         "rbg": jax.random.key(2, impl="rbg"),
         "loose": jnp.zeros((), jnp.int32),
     }

@@ -1,9 +1,11 @@
 """What start-up refuses by itself; test_processes.py starts up."""
 
+import socket
+
 import jax
 import pytest
 
-from attent_jax.distributed import initialize
+from attent_jax.distributed import _initialize, initialize
 
 ADDRESS = "localhost:1234"
 CASES = {
@@ -57,3 +59,25 @@ def test_it_is_too_late_once_devices_are_known():
     assert jax.devices()
     with pytest.raises(RuntimeError, match="must be called before any JAX calls"):
         initialize(coordinator_address=ADDRESS, num_processes=1, process_id=0)
+
+
+def test_a_port_in_use_is_told_by_process_0():
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(RuntimeError, match=f"port {port} is in use here"):
+            initialize(
+                coordinator_address=f"localhost:{port}", num_processes=2, process_id=0
+            )
+
+
+def test_a_coordinator_that_does_not_answer_is_told_by_the_others(monkeypatch):
+    monkeypatch.setattr(_initialize, "_WAIT_SECONDS", 0.3)
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(RuntimeError, match=f"'localhost:{port}' did not answer"):
+        initialize(
+            coordinator_address=f"localhost:{port}", num_processes=2, process_id=1
+        )

@@ -202,3 +202,27 @@ def test_another_configuration_is_refused_by_the_field(tmp_path):
     (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(FileExistsError, match="exists already"):
         Run("tiny", tmp_path / "other", resume=True)
+
+
+def test_two_at_once_in_one_folder_are_refused(tmp_path):
+    Run("tiny", tmp_path / "run", resume=True)
+    with pytest.raises(FileExistsError, match="being written by another run"):
+        Run("tiny", tmp_path / "run", resume=True)
+
+
+def test_metrics_that_were_lost_are_told_not_filled_up(tmp_path):
+    run = Run("tiny", tmp_path / "run")
+    run.log(epoch=0, loss=float("nan"))
+    assert run.lines() == [{"epoch": 0, "loss": None}]
+    size = run.log_size
+    run.log(epoch=1)
+    run.cut_log(size)
+    assert run.lines() == [{"epoch": 0, "loss": None}]
+    with pytest.raises(FileExistsError, match=f"has {size} bytes, but had {size + 1}"):
+        run.cut_log(size + 1)
+
+
+def test_a_damaged_configuration_is_told(tmp_path):
+    Run("tiny", tmp_path / "run").write("config.json", "{")
+    with pytest.raises(FileExistsError, match=r"damaged config\.json"):
+        Run("tiny", tmp_path / "run", resume=True)

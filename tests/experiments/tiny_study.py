@@ -1,5 +1,6 @@
 """A study small enough to be killed and resumed many times."""
 
+import functools
 import os
 import signal
 import sys
@@ -76,7 +77,7 @@ def build_learner(poisoned_id: int | None = None) -> Learner:
 
     train_step = training.build_train_step(loss_fn, optimizer)
 
-    @jax.jit
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(state, table, batch, ids, weights):
         state, info = train_step(state, None, batch, weights)
         return state, table.update(ids, info.losses, weights), info
