@@ -7,11 +7,12 @@ primitive without a rule may mix rows, and proves nothing.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from jax.extend.core import Jaxpr, JaxprEqn, Literal
+from jax.core import Tracer
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 
 class Rows(NamedTuple):
@@ -54,7 +55,9 @@ def rows_of(value: Any, other: Any, sizes: tuple[int, int], name: str) -> Rows |
     )
 
 
-def check_rowwise(program: Jaxpr, other: Jaxpr, sizes: tuple[int, int]) -> None:
+def check_rowwise(
+    program: ClosedJaxpr, other: ClosedJaxpr, sizes: tuple[int, int]
+) -> None:
     """Refuse a program in which rows may meet.
 
     Args:
@@ -67,26 +70,32 @@ def check_rowwise(program: Jaxpr, other: Jaxpr, sizes: tuple[int, int]) -> None:
     """
     for eqn, ins, outs in _walk(program, other, sizes):
         if not any(ins):
-            if any(outs) and not _is_same_in_all_rows(eqn, outs):
+            if any(outs) and not (
+                eqn.primitive.name in _RANDOM or _is_same_in_all_rows(eqn, outs)
+            ):
                 raise NotRowwise(
                     f"{_describe(eqn)} tells rows apart by their place (index with "
                     f"take_along_axis in place of arange)"
                 )
         elif not _is_kept(eqn, ins, outs):
+            has_rule = eqn.primitive.name in _RULES
             raise NotRowwise(
-                f"{_describe(eqn)} mixes rows, or may (as batch norm does; use layer "
-                f"norm)"
+                f"{_describe(eqn)} mixes rows (as batch norm does; use layer norm)"
+                if has_rule
+                else f"{_describe(eqn)} may mix rows: there is no rule for it"
             )
 
 
-def check_placeless(program: Jaxpr, other: Jaxpr, sizes: tuple[int, int]) -> None:
+def check_placeless(
+    program: ClosedJaxpr, other: ClosedJaxpr, sizes: tuple[int, int]
+) -> None:
     """Refuse a program that makes something new by a row's place: a draw, an index.
 
     Arguments and errors as for `check_rowwise`.
     """
-    for eqn, ins, outs in _walk(program, other, sizes):
+    for eqn, ins, outs in _walk(program, other, sizes, is_backward=True):
         is_new = any(outs) and not any(ins)
-        if is_new and eqn.primitive.name in (_RANDOM | {"iota"}):
+        if is_new and not _is_same_in_all_rows(eqn, outs):
             raise NotRowwise(
                 f"{_describe(eqn)} of the backward pass depends on a row's place "
                 f"(dropout inside jax.checkpoint draws its masks a second time; draw "
@@ -94,56 +103,112 @@ def check_placeless(program: Jaxpr, other: Jaxpr, sizes: tuple[int, int]) -> Non
             )
 
 
-def _walk(program: Jaxpr, other: Jaxpr, sizes: tuple[int, int]):
-    """Each operation that calls no other, and where it keeps rows: inputs, outputs."""
-    if len(program.eqns) != len(other.eqns):
+def _walk(
+    program: ClosedJaxpr | Jaxpr,
+    other: ClosedJaxpr | Jaxpr,
+    sizes: tuple[int, int],
+    *,
+    is_backward: bool = False,
+) -> Iterator[tuple[JaxprEqn, list[Rows | None], list[Rows | None]]]:
+    """Each operation that calls no other, and where it keeps rows: inputs, outputs.
+
+    Of the backward pass the smaller trace is run, so that what it knows of the number
+    of rows is right; the forward pass may not know it.
+    """
+    one, two = (getattr(closed, "jaxpr", closed) for closed in (program, other))
+    constants = [getattr(closed, "consts", ()) for closed in (program, other)]
+    if any(
+        len(these) != len(those)
+        for these, those in (
+            constants,
+            (one.eqns, two.eqns),
+            (one.invars, two.invars),
+            (one.outvars, two.outvars),
+        )
+    ):
         raise NotRowwise("the program itself depends on the number of rows")
-    for eqn, twin in zip(program.eqns, other.eqns, strict=True):
-        is_pointwise = eqn.primitive.name in _POINTWISE
-        if eqn.primitive is not twin.primitive or (
-            is_pointwise and eqn.params != twin.params
-        ):
+    if not is_backward:
+        for pair in zip(*constants, strict=True):
+            _check_same_constant(*pair)
+        for pair in zip(one.outvars, two.outvars, strict=True):
+            _rows_of_atom(*pair, sizes, "a result", is_backward)
+    for eqn, twin in zip(one.eqns, two.eqns, strict=True):
+        is_alike = (
+            eqn.primitive is twin.primitive
+            and len(eqn.invars) == len(twin.invars)
+            and len(_programs_in(eqn)) == len(_programs_in(twin))
+            and (is_backward or _have_same_params(eqn, twin, sizes))
+        )
+        if not is_alike:
             raise NotRowwise(f"{_describe(eqn)} depends on the number of rows")
         ins, outs = (
             [
-                _rows_of_atom(one, two, sizes, eqn)
-                for one, two in zip(atoms, twins, strict=True)
+                _rows_of_atom(*pair, sizes, _describe(eqn), is_backward)
+                for pair in zip(atoms, twins, strict=True)
             ]
             for atoms, twins in ((eqn.invars, twin.invars), (eqn.outvars, twin.outvars))
         )
-        inner = list(zip(_jaxprs_in(eqn), _jaxprs_in(twin), strict=True))
+        inner = list(zip(_programs_in(eqn), _programs_in(twin), strict=True))
         if inner and eqn.primitive.name in _CALLS:
-            if eqn.primitive.name == "scan" and _steps_over_rows(eqn, twin, ins):
-                raise NotRowwise(f"{_describe(eqn)} steps over the rows")
+            if eqn.primitive.name == "scan" and not is_backward:
+                _check_steps(eqn, ins)
             for body, body_twin in inner:
-                yield from _walk(body, body_twin, sizes)
+                yield from _walk(body, body_twin, sizes, is_backward=is_backward)
         else:
             yield eqn, ins, outs
 
 
-def _rows_of_atom(one, two, sizes, eqn) -> Rows | None:
+def _rows_of_atom(
+    one: Any, two: Any, sizes: tuple[int, int], name: str, is_backward: bool
+) -> Rows | None:
     if isinstance(one, Literal) and isinstance(two, Literal):
-        if not np.array_equal(one.val, two.val, equal_nan=True):
-            raise NotRowwise(
-                f"{_describe(eqn)} has the constant {one.val} for {sizes[0]} rows and "
-                f"{two.val} for {sizes[1]}: it depends on the number of rows"
-            )
+        if not is_backward:
+            _check_same_constant(one.val, two.val, name)
         return None
-    return rows_of(one.aval, two.aval, sizes, _describe(eqn))
+    return rows_of(one.aval, two.aval, sizes, name)
+
+
+def _check_same_constant(one: Any, two: Any, name: str = "the program") -> None:
+    if one is two or isinstance(one, Tracer) or isinstance(two, Tracer):
+        return
+    one, two = np.asarray(one), np.asarray(two)
+    # Bytes, as NaN is not equal to itself.
+    if one.shape != two.shape or one.tobytes() != two.tobytes():
+        raise NotRowwise(
+            f"{name} has a constant that depends on the number of rows (what belongs "
+            f"to the examples is to come with the batch)"
+        )
+
+
+def _have_same_params(eqn: JaxprEqn, twin: JaxprEqn, sizes: tuple[int, int]) -> bool:
+    """Whether two operations differ in nothing but how many rows they work on."""
+    names = _STEPS if eqn.primitive.name in _CALLS else eqn.params
+    for name in names:
+        one, two = eqn.params.get(name), twin.params.get(name)
+        if one == two or (one != one and two != two):  # NaN, say of a gather
+            continue
+        if not (isinstance(one, tuple) and isinstance(two, tuple)):
+            return False
+        is_shape = name in _SHAPES and len(one) == len(two)
+        if not is_shape or any(
+            a != b and a * sizes[1] != b * sizes[0]
+            for a, b in zip(one, two, strict=True)
+        ):
+            return False
+    return True
 
 
 def _shape(atom: Any) -> tuple[int, ...]:
     return getattr(atom.aval, "shape", ())
 
 
-def _jaxprs_in(eqn: JaxprEqn) -> list[Jaxpr]:
-    found = []
-    for value in eqn.params.values():
-        for item in value if isinstance(value, tuple | list) else [value]:
-            item = getattr(item, "jaxpr", item)
-            if hasattr(item, "eqns"):
-                found.append(item)
-    return found
+def _programs_in(eqn: JaxprEqn) -> list[Any]:
+    return [found for value in eqn.params.values() for found in _programs_of(value)]
+
+
+def _programs_of(value: Any) -> list[Any]:
+    items = value if isinstance(value, tuple | list) else [value]
+    return [item for item in items if hasattr(getattr(item, "jaxpr", item), "eqns")]
 
 
 def _describe(eqn: JaxprEqn) -> str:
@@ -153,32 +218,25 @@ def _describe(eqn: JaxprEqn) -> str:
 
 
 def _is_same_in_all_rows(eqn: JaxprEqn, outs: list[Rows | None]) -> bool:
-    """Whether rows made of no row's values are alike, or random."""
-    name = eqn.primitive.name
-    if name == "iota":
+    """Whether rows made of no row's values are alike."""
+    if eqn.primitive.name == "iota":
         return outs[0] is None or eqn.params["dimension"] != outs[0].axis
-    return name == "broadcast_in_dim" or name in _RANDOM
+    return eqn.primitive.name == "broadcast_in_dim"
 
 
 def _is_kept(eqn: JaxprEqn, ins: list[Rows | None], outs: list[Rows | None]) -> bool:
     """Whether each row of the outputs comes from that row of the inputs alone."""
-    if eqn.primitive.name == "optimization_barrier":
-        return ins == outs
     rule = _RULES.get(eqn.primitive.name)
     return rule is not None and all(outs) and rule(eqn, ins, outs)
 
 
-def _steps_over_rows(eqn: JaxprEqn, twin: JaxprEqn, ins: list[Rows | None]) -> bool:
-    """Whether a scan takes its steps along the rows, or one for each of them."""
-    (body,) = _jaxprs_in(eqn)
-    is_stepped = [
-        len(_shape(inner)) < len(_shape(outer))
-        for outer, inner in zip(eqn.invars, body.invars, strict=True)
-    ]
-    return eqn.params["length"] != twin.params["length"] or any(
-        stepped and rows is not None and rows.axis == 0
-        for stepped, rows in zip(is_stepped, ins, strict=True)
-    )
+def _check_steps(eqn: JaxprEqn, ins: list[Rows | None]) -> None:
+    """Refuse a scan that takes its steps along the rows."""
+    (body,) = _programs_in(eqn)
+    for outer, inner, rows in zip(eqn.invars, body.jaxpr.invars, ins, strict=True):
+        is_stepped = len(_shape(inner)) < len(_shape(outer))
+        if is_stepped and rows is not None and rows.axis == 0:
+            raise NotRowwise(f"{_describe(eqn)} steps over the rows")
 
 
 # Rules: (operation, rows of its inputs, rows of its outputs) -> rows are kept apart.
@@ -189,8 +247,11 @@ def _aligned(eqn, ins, outs):
 
 
 def _reshape(eqn, ins, outs):
+    is_transposed = eqn.primitive.name == "reshape" and eqn.params["dimensions"]
     before = math.prod(_shape(eqn.invars[0])[: ins[0].axis])
-    return before == math.prod(_shape(eqn.outvars[0])[: outs[0].axis])
+    return not is_transposed and before == math.prod(
+        _shape(eqn.outvars[0])[: outs[0].axis]
+    )
 
 
 def _broadcast(eqn, ins, outs):
@@ -218,11 +279,36 @@ def _along_an_axis(eqn, ins, outs):
 
 
 def _slice(eqn, ins, outs):
-    """All rows are taken: what else the slices leave of them does not matter."""
+    """All rows are taken: what the slice leaves of each does not matter."""
+    return ins[0] == outs[0] and not any(ins[1:])
+
+
+def _update_slice(eqn, ins, outs):
+    return ins[0] == ins[1] == outs[0] and not any(ins[2:])
+
+
+def _stack(eqn, ins, outs):
+    axis = ins[0].axis + (ins[0].axis >= eqn.params["axis"]) if ins[0] else None
+    return len(set(ins)) == 1 and outs[0] == ins[0]._replace(axis=axis)
+
+
+def _unstack(eqn, ins, outs):
+    axis = ins[0].axis - (ins[0].axis > eqn.params["axis"])
+    apart = ins[0].axis != eqn.params["axis"]
+    return apart and all(rows == ins[0]._replace(axis=axis) for rows in outs)
+
+
+def _tile(eqn, ins, outs):
+    return ins[0] == outs[0] and eqn.params["reps"][ins[0].axis] == 1
+
+
+def _window(eqn, ins, outs):
+    axis = outs[0].axis
     return (
-        ins[0] == outs[0]
-        and not any(ins[1:])
-        and eqn.params.get("strides") in (None, (1,) * len(_shape(eqn.invars[0])))
+        _aligned(eqn, ins, outs)
+        and eqn.params["window_dimensions"][axis] == 1
+        and eqn.params["window_strides"][axis] == 1
+        and not any(eqn.params["padding"][axis])
     )
 
 
@@ -299,13 +385,14 @@ _CALLS = _names(
 _RANDOM = _names("random_bits random_split random_fold_in")
 """Drawn for each place: a row keeps its own draw."""
 _POINTWISE = _names(
-    "abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e "
-    "bitcast_convert_type cbrt ceil clamp clz complex conj convert_element_type copy "
-    "copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt imag "
-    "integer_pow is_finite le lgamma log log1p logistic lt max min mul name ne neg "
-    "nextafter not one_minus_square or population_count pow real reduce_precision rem "
-    "round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign "
-    "sin sinh sqrt square stop_gradient sub tan tanh xor"
+    "abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e "
+    "bessel_i1e bitcast_convert_type cbrt ceil clamp clz complex conj "
+    "convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp "
+    "exp2 expm1 floor ge gt imag igamma igammac integer_pow is_finite le le_to "
+    "lgamma log log1p logistic lt lt_to max min mul name ne neg nextafter not "
+    "one_minus_square or pcast population_count pow pvary real reduce_precision rem "
+    "round rsqrt select_n sharding_constraint shift_left shift_right_arithmetic "
+    "shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor"
 )
 _ALONG_AN_AXIS = _names(
     "cumsum cumprod cummax cummin cumlogsumexp concatenate rev sort split top_k"
@@ -314,16 +401,28 @@ _REDUCTIONS = _names(
     "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor "
     "argmax argmin"
 )
+_WINDOWS = _names(
+    "reduce_window reduce_window_max reduce_window_min reduce_window_sum "
+    "select_and_gather_add"
+)
+_STEPS = ("length", "reverse")  # of a scan
+_SHAPES = _names("shape new_sizes limit_indices slice_sizes sizes")
+"""Parameters that say how large something is, on the rows' axis too."""
 _RULES: dict[str, Callable[[Any, Any, Any], bool]] = {
     **dict.fromkeys(_POINTWISE, _aligned),
     **dict.fromkeys([*_RANDOM, "random_wrap", "random_unwrap"], _aligned),
     **dict.fromkeys(_REDUCTIONS, _reduce),
+    **dict.fromkeys(_WINDOWS, _window),
     **dict.fromkeys(_ALONG_AN_AXIS, _along_an_axis),
     **dict.fromkeys(["reshape", "squeeze", "expand_dims"], _reshape),
     **dict.fromkeys(["slice", "dynamic_slice"], _slice),
     "broadcast_in_dim": _broadcast,
     "transpose": _transpose,
+    "dynamic_update_slice": _update_slice,
     "pad": _pad,
+    "stack": _stack,
+    "unstack": _unstack,
+    "tile": _tile,
     "gather": _gather,
     "dot_general": _dot_general,
     "conv_general_dilated": _convolution,

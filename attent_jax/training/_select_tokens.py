@@ -39,8 +39,8 @@ def select_tokens(
 
     Returns:
       A loss function `(params, rng, batch) -> [batch]`: weighted mean over the selected
-      targets, 0 for a sequence without targets. Its selector's loop is not proven to
-      keep rows apart, so `reuse_forward` refuses it.
+      targets, 0 for a sequence without targets. `uniform` draws from all positions,
+      targets or not. `reuse_forward` has no proof for the scatter in it, and refuses.
 
     Raises:
       TypeError, ValueError: for a ratio that is no number in (0, 1]; from the loss, if

@@ -72,8 +72,9 @@ def selective_value_and_grad(
 
     Raises:
       TypeError, ValueError: for a num_selected that is no integer >= 1; from the
-        function, if it exceeds the batch, for losses or aux that are not per example,
-        or, with `reuse_forward`, for a loss that is not proven to keep its rows apart.
+        function, if it exceeds the batch, for parameters without a gradient, losses or
+        aux that are not per example, or, with `reuse_forward`, for a loss that is not
+        proven to keep its rows apart.
 
     Example:
       >>> import jax, jax.numpy as jnp, attent_jax
@@ -92,11 +93,13 @@ def selective_value_and_grad(
     num_selected = check_count("num_selected", num_selected)
 
     def losses_and_aux(params, rng, batch):
-        losses, aux = (
-            loss_fn(params, rng, batch)
-            if has_aux
-            else (loss_fn(params, rng, batch), None)
-        )
+        losses = loss_fn(params, rng, batch)
+        if isinstance(losses, tuple) != has_aux:
+            raise TypeError(
+                f"loss_fn returned {'a' if not has_aux else 'no'} tuple but has_aux is "
+                f"{has_aux}: return (losses, aux) if and only if it is true."
+            )
+        losses, aux = losses if has_aux else (losses, None)
         num_examples = leading_size("batch", batch)
         check_per_example("loss_fn", losses, num_examples)
         if aux is not None and leading_size("aux", aux) != num_examples:
@@ -145,8 +148,10 @@ def selective_value_and_grad(
             params, rng, select_rng, batch, lambda: all_losses
         )
         losses, aux = take_rows((all_losses, all_aux), indices)
-        shares = _shares(weights).astype(losses.dtype)
+        shares = _shares(weights)
         loss = jnp.sum(losses * shares)
+        # of the losses' type, its place on a mesh included
+        shares = shares.astype(losses.dtype) + jnp.zeros_like(losses)
         info = SelectiveInfo(scores, indices, weights, losses, aux)
         return (loss, info), gradient(indices, shares)
 
@@ -158,6 +163,12 @@ def selective_value_and_grad(
                 f"num_selected must be at most the batch's {num_examples} examples, "
                 f"got {num_selected}: lower it, or enlarge the batch."
             )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+            if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+                raise TypeError(
+                    f"params{jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}, "
+                    f"which has no gradient: close over it instead."
+                )
         rng, select_rng = (None, None) if rng is None else jax.random.split(rng)
         passes = one_pass if reuse_forward else two_passes
         return passes(params, rng, select_rng, batch)

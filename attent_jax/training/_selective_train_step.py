@@ -61,9 +61,10 @@ def build_selective_train_step(
 
     Returns:
       `(state, rng, batch, weights[batch]) -> (state, info)`, jitted. Rows of weight 0,
-      a ragged batch's padding, are selected last and count nothing. As in
-      `build_train_step`, the step's number is folded into `rng`, and a step that is
-      not finite changes nothing.
+      a ragged batch's padding, have the score NaN: selectors that go by the scores take
+      them last, `uniform` takes them as others; they count nothing. Their loss must be
+      finite. As in `build_train_step`, the step's number is folded into `rng`, and a
+      step that is not finite changes nothing.
 
     Raises:
       TypeError, ValueError: as in `selective_value_and_grad` and `build_train_step`.

@@ -152,8 +152,15 @@ def descend(
     Not finite are some losses (log 0, overflow in float16): one bad example would
     undo the training.
     """
-    grad_norm = optax.tree.norm(grads)
-    is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    # In float32, as squares of float16 overflow where its values do not.
+    grad_norm = optax.tree.norm(
+        jax.tree.map(
+            lambda grad: grad.astype(jnp.promote_types(grad.dtype, jnp.float32)), grads
+        )
+    )
+    is_finite = jnp.isfinite(loss)
+    for grad in jax.tree.leaves(grads):
+        is_finite &= jnp.all(jnp.isfinite(grad))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     params, opt_state = jax.tree.map(

@@ -38,7 +38,7 @@ def vision_transformer(dropout_rate=0.0, dtype=jnp.float32):
         "image": jnp.asarray(_normal(0, NUM_EXAMPLES, 8, 8, 1), dtype),
         "label": jnp.arange(NUM_EXAMPLES) % 5,
     }
-    params = model.init(jax.random.key(0), batch["image"])
+    params = jax.jit(model.init)(jax.random.key(0), batch["image"])
 
     def loss_fn(params, rng, batch):
         rngs = None if rng is None else {"dropout": rng}
@@ -65,7 +65,7 @@ def decoder():
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch[:, 1:])
         return jnp.mean(losses, axis=-1)
 
-    return Learner(loss_fn, model.init(jax.random.key(0), tokens), tokens)
+    return Learner(loss_fn, jax.jit(model.init)(jax.random.key(0), tokens), tokens)
 
 
 def decoder_with_checkpoints():

@@ -52,7 +52,7 @@ def of_rows(learner, indices):
 def test_equals_the_gradient_of_the_selected_rows_alone(build, reuse_forward):
     learner = build()
     (loss, info), grads = selective(learner, reuse_forward=reuse_forward)
-    losses = learner.loss_fn(learner.params, None, learner.batch)
+    losses = jax.jit(learner.loss_fn)(learner.params, None, learner.batch)
     hardest = np.argsort(-np.asarray(losses), kind="stable")[:NUM_SELECTED]
     assert set(info.indices.tolist()) == set(hardest.tolist())
     expected_loss, expected_grads = of_rows(learner, info.indices)
@@ -112,6 +112,39 @@ def test_every_ratio_up_to_the_whole_batch(reuse_forward):
         )
         assert len(set(info.indices.tolist())) == num_selected
         assert_close((loss, grads), of_rows(learner, info.indices), 1e-6)
+
+
+@pytest.mark.parametrize("build", LEARNERS.values(), ids=LEARNERS.keys())
+def test_one_row_can_be_selected_from_every_learner(build):
+    # traced alone, a row takes other paths: it broadcasts
+    learner = build()
+    jax.eval_shape(
+        selective_value_and_grad(
+            learner.loss_fn, selectors.top_k(), num_selected=1, reuse_forward=True
+        ),
+        learner.params,
+        None,
+        learner.batch,
+    )
+
+
+@both_ways
+def test_params_without_a_gradient_and_forgotten_aux_are_told(reuse_forward):
+    learner = scan_over_layers()
+    value_and_grad = selective_value_and_grad(
+        learner.loss_fn, selectors.top_k(), num_selected=2, reuse_forward=reuse_forward
+    )
+    with pytest.raises(TypeError, match=r"params\['n'\] is int32, which has no grad"):
+        value_and_grad({"n": jnp.arange(3)}, None, learner.batch)
+    with_aux = selective_value_and_grad(
+        learner.loss_fn,
+        selectors.top_k(),
+        num_selected=2,
+        reuse_forward=reuse_forward,
+        has_aux=True,
+    )
+    with pytest.raises(TypeError, match="returned no tuple but has_aux is True"):
+        with_aux(learner.params, None, learner.batch)
 
 
 @both_ways

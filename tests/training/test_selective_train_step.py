@@ -80,6 +80,19 @@ def test_padding_is_selected_last_and_counts_nothing(reuse_forward):
     assert hardest not in info.indices.tolist()
 
 
+def with_masks_and_norms():
+    """As real models have them: values that no shard marks as its own."""
+    learner = scan_over_layers()
+
+    def loss_fn(params, rng, batch):
+        (x,), y = batch
+        hidden = jax.nn.relu(x @ params[0])
+        hidden = (hidden - jnp.mean(hidden, -1, keepdims=True)) * jnp.ones_like(hidden)
+        return jnp.sum(jnp.where(y > -1, hidden - y, 0) ** 2, axis=-1)
+
+    return learner._replace(loss_fn=loss_fn)
+
+
 def sharded_step(learner, reuse_forward, mesh):
     replicated, split = PartitionSpec(), PartitionSpec("data")
     step = build_selective_train_step(
@@ -102,8 +115,9 @@ def sharded_step(learner, reuse_forward, mesh):
 
 
 @both_ways
-def test_each_shard_selects_its_own_rows_under_shard_map(reuse_forward):
-    learner = scan_over_layers()
+@pytest.mark.parametrize("build", [scan_over_layers, with_masks_and_norms])
+def test_each_shard_selects_its_own_rows_under_shard_map(build, reuse_forward):
+    learner = build()
     batch = repeated(learner.batch)
     # the second shard's weights are lower: its rows count less in the global mean
     weights = jnp.repeat(jnp.array([1.0, 0.25]), PER_SHARD)
@@ -193,3 +207,24 @@ def test_a_finite_loss_with_an_infinite_gradient_is_skipped_too():
     assert bool(jnp.isfinite(info.loss))
     assert info.is_skipped
     assert float(after.params) == 1.0
+
+
+def test_gradients_that_only_overflow_squared_are_not_skipped():
+    # 300² is beyond float16
+    step = build_train_step(lambda w, rng, batch: w * batch, optax.sgd(0.001))
+    state = init_train_state(jnp.array(1.0, jnp.float16), optax.sgd(0.001))
+    after, info = step(state, None, jnp.full(2, 300.0, jnp.float16), jnp.ones(2))
+    assert not info.is_skipped
+    assert float(info.grad_norm) == pytest.approx(300, rel=1e-2)
+    assert float(after.params) == pytest.approx(0.7, rel=1e-2)
+
+
+def test_a_batch_of_padding_alone_is_no_division_by_zero():
+    learner = scan_over_layers()
+    step = build_selective_train_step(
+        learner.loss_fn, selectors.top_k(), optax.sgd(0.1), num_selected=3
+    )
+    state = init_train_state(learner.params, optax.sgd(0.1))
+    after, info = step(state, None, learner.batch, jnp.zeros(6))
+    assert float(info.loss) == 0
+    np.testing.assert_array_equal(after.params, state.params)
