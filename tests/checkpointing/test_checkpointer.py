@@ -122,6 +122,16 @@ def test_keeps_the_last_and_the_best(tmp_path):
         assert writer.steps() == [7, 8]
 
 
+def test_a_step_saved_anew_has_no_longer_its_old_quality(tmp_path):
+    with checkpointer(tmp_path, STATE) as writer:
+        writer.save(1, STATE)
+        writer.save(2, STATE, quality=0.9)
+        writer.restore(1)
+        for step, quality in [(2, None), (3, 0.5), (4, None), (5, None)]:
+            writer.save(step, STATE, quality=quality)
+        assert writer.steps() == [3, 4, 5]
+
+
 def test_bad_arguments(tmp_path):
     with pytest.raises(TypeError, match=r"target\['a'\] must be an array or a number"):
         checkpointer(tmp_path, {"a": "text"})

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from attent_jax.checkpointing import CheckpointError
@@ -54,6 +55,16 @@ def test_any_damage_is_refused_or_has_no_effect(tmp_path, orbax_fails):
     assert "record is not what was saved" in told
     assert "record cannot be read" in told
     assert "state cannot be read" in told
+
+
+def test_arrays_of_another_shape_are_damage(tmp_path):
+    x = np.arange(6.0)  # whose sum is the same in any shape
+    saved(tmp_path / "wide", x.reshape(2, 3), 1)
+    saved(tmp_path / "tall", x.reshape(3, 2), 1)
+    shutil.rmtree(tmp_path / "wide/1/state")
+    shutil.copytree(tmp_path / "tall/1/state", tmp_path / "wide/1/state")
+    with pytest.raises(CheckpointError, match=r"state cannot .* is float64\[3, 2\]"):
+        restored(tmp_path / "wide", x.reshape(2, 3))
 
 
 def test_damage_says_what_is_left(tmp_path):
