@@ -19,7 +19,7 @@ from tests.checkpointing.saved_runs import (
 )
 
 
-@pytest.mark.parametrize("name", ["file", "file/below", "/proc/here"])
+@pytest.mark.parametrize("name", ["file", "file/below", "/proc"])
 def test_refuses_a_folder_that_cannot_be_written(tmp_path, name):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(CheckpointError, match=f"folder .*{name} cannot be written"):
@@ -64,11 +64,11 @@ def test_a_failed_save_is_told_at_the_next_call(tmp_path, notice, orbax_fails):
             writer.save(4, NOISE) if notice == "save" else getattr(writer, notice)()
     if notice != "close":
         assert writer.steps() == [1, 2]
-        writer.save(4, NOISE)  # there is room again
+        writer.save(3, NOISE)  # there is room again
         writer.close()
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "4"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
     newest = restored(tmp_path, NOISE)
-    assert newest.step == (2 if notice == "close" else 4)
+    assert newest.step == (2 if notice == "close" else 3)
     assert_same(newest.state, NOISE)
 
 
