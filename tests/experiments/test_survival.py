@@ -103,7 +103,7 @@ def test_killed_at_random_moments_a_run_ends_bitwise_the_same(
         assert_same_outcome(folder, reference)
         going_on += output_of(folder).count("going on after step")
         num_completed += 1
-    assert going_on > NUM_KILLS / 3  # not begun anew each time
+    assert going_on >= 3  # not begun anew each time
 
 
 def test_sigterm_saves_and_the_run_can_go_on(processes, place, uninterrupted):
