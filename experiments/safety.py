@@ -21,23 +21,33 @@ class TooManySkipped(Exception):
 
 
 class Interruption:
-    """Whether SIGTERM has come, to this process."""
+    """Whether SIGTERM or Ctrl-C has come, to this process."""
 
     def __init__(self):
-        self.has_come = False
+        self.is_preempted = False
+        self.is_interrupted = False
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Note the signal, where it would end the process."""
+        """Note the signals, for the next look; a second Ctrl-C ends at once."""
 
-        def note(*_) -> None:
-            self.has_come = True
+        def preempt(*_) -> None:
+            self.is_preempted = True
 
-        before = signal.signal(signal.SIGTERM, note)
+        def interrupt(*_) -> None:
+            if self.is_interrupted:
+                raise KeyboardInterrupt
+            self.is_interrupted = True
+
+        before = {
+            number: signal.signal(number, note)
+            for number, note in ((signal.SIGTERM, preempt), (signal.SIGINT, interrupt))
+        }
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 class Safety:
@@ -85,12 +95,15 @@ class Safety:
         """Save if it is time; called regularly, by all processes together.
 
         Raises:
-          Preempted, TooManySkipped: after saving, if the run is to end here.
+          Preempted, KeyboardInterrupt, TooManySkipped: after saving, if the run is to
+            end here.
         """
         is_late = time.monotonic() - self._saved_at >= self._seconds
-        must_leave, is_due = any_process(self._interruption.has_come, is_late)
+        is_preempted, is_interrupted, is_due = any_process(
+            self._interruption.is_preempted, self._interruption.is_interrupted, is_late
+        )
         is_spoilt = position["num_skipped"] > self._max
-        if not (must_leave or is_spoilt or is_due):
+        if not (is_preempted or is_interrupted or is_spoilt or is_due):
             return
         self._checkpointer.save(clock, state, position)
         self._saved_at = time.monotonic()
@@ -102,9 +115,9 @@ class Safety:
                 f"their examples, {self._folder} the last good state. Mend the "
                 f"examples or the loss, or allow more with --max-skipped-steps."
             )
-        if must_leave:
+        if is_preempted or is_interrupted:
             self._checkpointer.wait()
-            raise Preempted
+            raise Preempted if is_preempted else KeyboardInterrupt
 
     def close(self) -> None:
         """End, keeping the checkpoints."""

@@ -64,7 +64,7 @@ def initialize(
             f"process_id must be below num_processes={num_processes}, got "
             f"{process_id}: number from 0."
         )
-    if address is not None and process_id is not None:
+    if not jax.distributed.is_initialized() and address and process_id is not None:
         _check_coordinator(address, is_this=process_id == 0)
     try:
         jax.distributed.initialize(**given)
