@@ -9,9 +9,9 @@ from jax.extend.core import jaxpr_as_fun
 from jaxtyping import Array, Float, Int, PyTree
 
 from attent_jax._checks import leading_size
+from attent_jax.training._row_rules import Rows
 from attent_jax.training._rowwise import (
     NotRowwise,
-    Rows,
     check_placeless,
     check_rowwise,
     rows_of,
