@@ -119,7 +119,7 @@ class TeacherInfo(NamedTuple):
     """`[]` the ratio schedule's value; outside the taught epochs, the share drawn."""
     interval: Int[Array, ""]
     """`[]` the interval schedule's value: how long a selection made now lasts."""
-    is_selected_anew: Bool[Array, ""]
+    is_reselected: Bool[Array, ""]
     """`[]` whether this epoch's selection came from the scores given."""
 
 

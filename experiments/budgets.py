@@ -17,7 +17,7 @@ class Method(NamedTuple):
     """A way to choose examples."""
 
     name: str
-    build_teacher: Callable[[int], Teacher]
+    make_teacher: Callable[[int], Teacher]
     """`(num_epochs) -> teacher`; how many epochs there are follows from the budget."""
     scores_by_pass: bool = False
     """Whether scores come from a scoring pass, and cost; else from training."""
@@ -36,7 +36,7 @@ def fit_to_budget(
     score_cost = SCORE_COST * method.scores_by_pass
 
     def plan_of(num_epochs: int) -> tuple[Teacher, TeachingPlan, float]:
-        teacher = method.build_teacher(num_epochs)
+        teacher = method.make_teacher(num_epochs)
         plan = teaching_plan(
             teacher,
             num_examples=num_examples,

@@ -25,9 +25,9 @@ from experiments import unicode_names
 from experiments.budgets import Method
 from experiments.comparison import FULL
 from experiments.options import RunOptions
-from experiments.runs import Run
+from experiments.workdir import Run
 from experiments.study import Study, Task
-from experiments.teaching import Learner
+from experiments.loop import Learner
 
 MethodName = Literal[
     "full",
@@ -95,14 +95,14 @@ def _soft(rng, losses, num_selected, /):
 def _paper(name: str, select_fn: SelectFn, *, scores_by_pass: bool) -> Method:
     """The paper's plan: ratio and interval rising, one epoch of warm-up."""
 
-    def build_teacher(num_epochs):
+    def make_teacher(num_epochs):
         return teachers.attent(
             select_fn,
             ratio=schedules.linear(0.2, 0.8, num_epochs),
             interval=schedules.linear(1, 5, num_epochs),
         )
 
-    return Method(name, build_teacher, scores_by_pass)
+    return Method(name, make_teacher, scores_by_pass)
 
 
 METHODS = [
@@ -142,7 +142,7 @@ def _optimizer(num_steps: float) -> optax.GradientTransformation:
     return optax.adamw(learning_rate)
 
 
-def build_learner() -> Learner:
+def make_learner() -> Learner:
     """The learner: one compilation serves all methods and seeds."""
     model = models.TextClassifier(
         vocabulary_size=unicode_names.VOCABULARY_SIZE,
@@ -166,7 +166,7 @@ def build_learner() -> Learner:
         predicted = jnp.argmax(logits_of(params, batch), axis=-1)
         return (predicted == batch["labels"]).astype(jnp.float32)
 
-    train_step = training.build_train_step(loss_fn, optimizer)
+    train_step = training.make_train_step(loss_fn, optimizer)
     score_fn = scores.loss(loss_fn)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
@@ -257,4 +257,4 @@ def main(config: Demo) -> int:
         margin=MARGIN,
     )
     budgets = {name: budget if name == FULL else budget / 2 for name in config.methods}
-    return study.execute(build_learner, load, budgets, config.seeds)
+    return study.execute(make_learner, load, budgets, config.seeds)

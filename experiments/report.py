@@ -15,7 +15,7 @@ from experiments.comparison import (
     methods_of,
     verdict,
 )
-from experiments.runs import to_json_text
+from experiments.workdir import to_json_text
 
 _VERDICTS = """\
 A method **wins** if it is non-inferior to full training at lower cost and above all

@@ -30,9 +30,9 @@ from experiments import plots
 from experiments.budgets import Method
 from experiments.comparison import Row
 from experiments.report import to_json, to_markdown
-from experiments.runs import Run, agree, any_process, environment
-from experiments.safety import Interruption, Preempted, Safety, TooManySkipped, discard
-from experiments.teaching import Epoch, Learner, Observer, teach
+from experiments.workdir import Run, agree, any_process, environment
+from experiments.preemption import Interruption, Preempted, Safety, TooManySkipped, discard
+from experiments.loop import Epoch, Learner, Observer, teach
 
 
 class Task(NamedTuple):
@@ -44,7 +44,7 @@ class Task(NamedTuple):
     methods: Sequence[Method]
 
 
-class _Teller(Observer):
+class ProgressReporter(Observer):
     """Tells the metrics and the progress bar of one run."""
 
     def __init__(
@@ -119,7 +119,7 @@ class Study:
 
     def execute(
         self,
-        build_learner: Callable[[], Learner],
+        make_learner: Callable[[], Learner],
         load: Callable[[int], Task],
         budgets: dict[str, float],
         num_seeds: int,
@@ -145,7 +145,7 @@ class Study:
                 "compiling", total=num_seeds * sum(budgets.values())
             )
             try:
-                learner = build_learner()
+                learner = make_learner()
                 mesh = _mesh_for(learner.batch_size)
                 for seed in range(num_seeds):
                     data = load(seed)
@@ -201,7 +201,7 @@ class Study:
             row, taught, self.log_size = _read(result)
             progress.advance(task, budget)
         else:
-            teller = _Teller(self.run, self.log_size, method, seed, progress, task)
+            reporter = ProgressReporter(self.run, self.log_size, method, seed, progress, task)
             row, taught = teach(
                 method,
                 learner,
@@ -210,9 +210,9 @@ class Study:
                 seed=seed,
                 budget=budget,
                 eval_every=len(data.pool),
-                observer=teller,
+                observer=reporter,
                 mesh=mesh,
-                build_safety=lambda target, identity: Safety(
+                make_safety=lambda target, identity: Safety(
                     checkpoints,
                     target,
                     identity=identity,

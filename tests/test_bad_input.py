@@ -17,7 +17,7 @@ TOP_K, UNIFORM = selectors.top_k(), selectors.uniform()
 SOFT, MIXED = selectors.gumbel_top_k(), selectors.mix_uniform(TOP_K, 0.5)
 ATTENT = teachers.attent
 TEACHER = ATTENT(TOP_K, 0.5)
-PLAN = schedules.teaching_plan(TEACHER, num_examples=4, num_epochs=2, batch_size=2)
+PLAN = teachers.plan(TEACHER, num_examples=4, num_epochs=2, batch_size=2)
 PLAN_OF_4: dict[str, Any] = {"num_examples": 4, "num_epochs": 2, "batch_size": 2}
 VIT = models.VisionTransformer(5, 4, 8, 1, 2)
 ARRAYS = data.ArrayPool(np.arange(4.0))
@@ -44,7 +44,7 @@ def unchecked(function):
 def step(loss_fn, rng=KEY, batch: Any = BATCH, weights=WEIGHTS):
     optimizer = optax.sgd(0.1)
     state = training.init_train_state(jnp.array(1.0), optimizer)
-    return training.build_train_step(loss_fn, optimizer)(state, rng, batch, weights)
+    return training.make_train_step(loss_fn, optimizer)(state, rng, batch, weights)
 
 
 def score(score_fn, batch: Any = BATCH):
@@ -125,7 +125,7 @@ CASES = {
     ),
     "true steps": (lambda: schedules.linear(0.0, 1.0, True), "num_steps.*True of type"),
     "no epochs": (
-        lambda: schedules.teaching_plan(TEACHER, **{**PLAN_OF_4, "num_epochs": 0}),
+        lambda: teachers.plan(TEACHER, **{**PLAN_OF_4, "num_epochs": 0}),
         "num_epochs must be at least 1, got 0: pass 1 or more",
     ),
     # teachers

@@ -60,7 +60,7 @@ def attent(
       ValueError: for a ratio outside (0, 1], an interval below 1, negative warm-up or
         final epochs, final epochs without `num_epochs`, or more warm-up and final
         epochs than there are. Schedules are checked over all epochs by
-        `schedules.teaching_plan`.
+        `teachers.plan`.
       TypeError: for arguments of other types.
 
     Example:
@@ -176,7 +176,7 @@ def attent(
             epoch=epoch,
             ratio=jnp.where(taught, ratio_at(epoch), num_selected / pool_size),
             interval=epochs,
-            is_selected_anew=due,
+            is_reselected=due,
         )
         return TeacherState(epoch + 1, next_selection, selection), info
 
@@ -210,7 +210,7 @@ def one_shot(
     Example:
       >>> import attent_jax
       >>> teacher = attent_jax.teachers.one_shot(attent_jax.selectors.top_k(), 0.7)
-      >>> print(attent_jax.schedules.teaching_plan(
+      >>> print(attent_jax.teachers.plan(
       ...     teacher, num_examples=1000, num_epochs=4, batch_size=50))
       epoch  scores  num_selected  steps
           0       -          1000     20
@@ -234,7 +234,7 @@ def full() -> Teacher:
 
     Example:
       >>> import attent_jax
-      >>> print(attent_jax.schedules.teaching_plan(
+      >>> print(attent_jax.teachers.plan(
       ...     attent_jax.teachers.full(),
       ...     num_examples=1000, num_epochs=2, batch_size=64))
       epoch  scores  num_selected  steps

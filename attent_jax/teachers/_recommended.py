@@ -30,7 +30,7 @@ def recommended(num_epochs: int | None = None) -> Teacher:
 
     Example:
       >>> import attent_jax
-      >>> print(attent_jax.schedules.teaching_plan(
+      >>> print(attent_jax.teachers.plan(
       ...     attent_jax.teachers.recommended(num_epochs=6),
       ...     num_examples=1000, num_epochs=6, batch_size=50))
       epoch  scores  num_selected  steps

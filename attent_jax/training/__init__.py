@@ -2,20 +2,20 @@
 
 from attent_jax.training._cost import PlanCost, cost
 from attent_jax.training._score_pool import score_pool
-from attent_jax.training._select_tokens import select_tokens
-from attent_jax.training._selective_gradient import (
+from attent_jax.training.selective._token_selective_loss import token_selective_loss
+from attent_jax.training.selective._selective_gradient import (
     SelectiveInfo,
     selective_value_and_grad,
 )
-from attent_jax.training._selective_train_step import (
+from attent_jax.training.selective._selective_train_step import (
     SelectiveTrainInfo,
-    build_selective_train_step,
+    make_selective_train_step,
 )
-from attent_jax.training._timer import Timer
+from experiments.timer import Timer
 from attent_jax.training._train_step import (
     TrainInfo,
     TrainState,
-    build_train_step,
+    make_train_step,
     init_train_state,
 )
 
@@ -26,11 +26,11 @@ __all__ = [
     "Timer",
     "TrainInfo",
     "TrainState",
-    "build_selective_train_step",
-    "build_train_step",
+    "make_selective_train_step",
+    "make_train_step",
     "cost",
     "init_train_state",
     "score_pool",
-    "select_tokens",
+    "token_selective_loss",
     "selective_value_and_grad",
 ]

@@ -53,7 +53,7 @@ def cost(
     for a score's price s and b = B / F.
 
     Args:
-      plan: from `schedules.teaching_plan`.
+      plan: from `teachers.plan`.
       forward: F, one example's forward pass, counted or measured in any unit.
       backward: B, one example's backward pass; about 2 F, for LoRA 1 F, and 1 F more
         under full rematerialisation.
@@ -69,7 +69,7 @@ def cost(
       >>> import attent_jax
       >>> teacher = attent_jax.teachers.attent(
       ...     attent_jax.selectors.top_k(), ratio=0.9, num_warmup_epochs=0)
-      >>> plan = attent_jax.schedules.teaching_plan(
+      >>> plan = attent_jax.teachers.plan(
       ...     teacher, num_examples=1000, num_epochs=10, batch_size=50)
       >>> print(attent_jax.training.cost(plan, score=0))
       0.90 of full training (0% of it scoring): can pay

@@ -54,7 +54,7 @@ def init_train_state(
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
-def build_train_step(
+def make_train_step(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
     *,
@@ -88,7 +88,7 @@ def build_train_step(
     Example:
       >>> import jax.numpy as jnp, optax, attent_jax
       >>> optimizer = optax.sgd(0.5)
-      >>> train_step = attent_jax.training.build_train_step(
+      >>> train_step = attent_jax.training.make_train_step(
       ...     lambda w, rng, batch: (batch - w) ** 2 / 2, optimizer)
       >>> state = attent_jax.training.init_train_state(jnp.array(0.0), optimizer)
       >>> batch, weights = jnp.array([2.0, 4.0, 9.0]), jnp.array([1.0, 1.0, 0.0])

@@ -16,7 +16,7 @@ from attent_jax import training
 from attent_jax.checkpointing import Checkpointer
 from experiments.benchmarks.interleaved import store
 from experiments.benchmarks.selective_step import Size, build
-from experiments.runs import environment
+from experiments.workdir import environment
 
 SIZE = Size(256, 6, 4, 64, 16, jnp.float32)
 
@@ -43,7 +43,7 @@ def main(config: CheckpointStall) -> None:
     loss_fn, params, batch = build("decoder", SIZE, remat=False)
     optimizer = optax.adam(1e-3)
     train_step = jax.jit(
-        training.build_train_step(loss_fn, optimizer), donate_argnums=0
+        training.make_train_step(loss_fn, optimizer), donate_argnums=0
     )
     state = training.init_train_state(params, optimizer)
     weights = jnp.ones(SIZE.batch_size)

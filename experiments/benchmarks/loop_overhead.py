@@ -11,8 +11,8 @@ from attent_jax.data import ArrayPool, epoch_batches
 from attent_jax.scores import ScoreTable
 from experiments import unicode_names
 from experiments.benchmarks.interleaved import table, time_interleaved
-from experiments.demo import BATCH_SIZE, build_learner
-from experiments.runs import environment
+from experiments.demo import BATCH_SIZE, make_learner
+from experiments.workdir import environment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class LoopOverhead:
 
 def main(config: LoopOverhead) -> None:
     """Print the times, their ratio and the host's share."""
-    learner = build_learner()
+    learner = make_learner()
     pool = ArrayPool(unicode_names.load(seed=0)[0]._asdict())
     selection = teachers.full().init(len(pool)).selection
     num_steps = len(pool) // BATCH_SIZE

@@ -26,9 +26,9 @@ from experiments.benchmarks.peer_rules import (
 )
 from experiments.budgets import SCORE_COST, Method, fit_to_budget
 from experiments.comparison import FULL, Row, difference, mean_std, methods_of
-from experiments.demo import BATCH_SIZE, METHODS, build_learner
-from experiments.runs import environment
-from experiments.teaching import Learner, Observer, teach
+from experiments.demo import BATCH_SIZE, METHODS, make_learner
+from experiments.workdir import environment
+from experiments.loop import Learner, Observer, teach
 
 NO_TORCH = """\
 Skipped: torch is not installed, and the peers are written in it. Install it with
@@ -72,7 +72,7 @@ def main(config: Peers) -> int:
     if importlib.util.find_spec("torch") is None:
         print(NO_TORCH)
         return 0
-    learner = build_learner()
+    learner = make_learner()
     print(environment()["device"], "|", _set_up_torch(learner))
     rows = []
     for seed in range(config.seeds):
@@ -204,7 +204,7 @@ def _train_ours(
 def _cost(method: Method, num_examples: int, num_epochs: int) -> float:
     """What the method costs over just so many epochs, in examples trained."""
     plan = teaching_plan(
-        method.build_teacher(num_epochs),
+        method.make_teacher(num_epochs),
         num_examples=num_examples,
         num_epochs=num_epochs,
         batch_size=BATCH_SIZE,

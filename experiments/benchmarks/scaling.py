@@ -15,7 +15,7 @@ import tyro
 from attent_jax import distributed, selectors, training
 from experiments.benchmarks.interleaved import store, time_interleaved
 from experiments.benchmarks.selective_step import Size, build
-from experiments.runs import environment
+from experiments.workdir import environment
 
 SIZE = Size(128, 4, 4, 64, 64, jnp.float32)
 _COLLECTIVE = re.compile(
@@ -59,7 +59,7 @@ def measure(num_devices: int, config: Scaling) -> dict[str, Any]:
     devices = jax.devices()[:num_devices]
     loss_fn, params, batch = build("decoder", SIZE, remat=False)
     optimizer = optax.adam(1e-3)
-    train_step = training.build_train_step(loss_fn, optimizer)
+    train_step = training.make_train_step(loss_fn, optimizer)
     contestants, moved = {}, {}
     for name, fsdp in (("step, replicated", 1), ("step, fully sharded", num_devices)):
         mesh = distributed.make_mesh(fsdp=fsdp, devices=devices)

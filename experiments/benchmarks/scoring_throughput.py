@@ -10,8 +10,8 @@ from attent_jax.data import ArrayPool
 from attent_jax.training import score_pool
 from experiments import unicode_names
 from experiments.benchmarks.interleaved import table, time_interleaved
-from experiments.demo import build_learner
-from experiments.runs import environment
+from experiments.demo import make_learner
+from experiments.workdir import environment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ScoringThroughput:
 
 def main(config: ScoringThroughput) -> None:
     """Print the two times and their ratio."""
-    learner = build_learner()
+    learner = make_learner()
     params = learner.init(0, 1).params
     examples = unicode_names.load(seed=0)[0]._asdict()
     pool = ArrayPool(examples)

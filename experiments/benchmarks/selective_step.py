@@ -12,7 +12,7 @@ import tyro
 
 from attent_jax import models, selectors, training
 from experiments.benchmarks.interleaved import store, time_interleaved
-from experiments.runs import environment
+from experiments.workdir import environment
 
 
 class Size(NamedTuple):
@@ -109,11 +109,11 @@ def measure(kind: str, size: Size, remat: bool, repeats: int) -> list[dict[str, 
     state = training.init_train_state(params, optimizer)
     weights = jnp.ones(size.batch_size)
     ways: dict[tuple[str, float], Any] = {
-        ("full", 1.0): training.build_train_step(loss_fn, optimizer)
+        ("full", 1.0): training.make_train_step(loss_fn, optimizer)
     }
     for ratio in RATIOS:
         for way in ("two passes", "re-use"):
-            ways[way, ratio] = training.build_selective_train_step(
+            ways[way, ratio] = training.make_selective_train_step(
                 loss_fn,
                 selectors.top_k(),
                 optimizer,

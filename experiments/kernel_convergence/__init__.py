@@ -20,7 +20,7 @@ from rich.progress import (
 
 from experiments.kernel_convergence.findings import Scale
 from experiments.kernel_convergence.report import Outcome, to_json, to_markdown
-from experiments.runs import Run, environment
+from experiments.workdir import Run, environment
 
 FigureName = Literal[
     "drift",

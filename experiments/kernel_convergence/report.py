@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from experiments.kernel_convergence.findings import Finding
-from experiments.runs import to_json_text
+from experiments.workdir import to_json_text
 
 _VERDICTS = """\
 **holds**: what was measured is what the claim says, within the tolerance that its

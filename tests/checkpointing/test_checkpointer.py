@@ -35,7 +35,7 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(tmp_path, compile_fast):
     x = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
     optimizer = optax.adam(0.1)
     teacher = teachers.attent(selectors.gumbel_top_k(0.5), ratio=0.5)
-    train_step = training.build_train_step(
+    train_step = training.make_train_step(
         lambda params, rng, batch: (batch @ params["w"] - params["b"]) ** 2, optimizer
     )
 

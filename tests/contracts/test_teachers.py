@@ -104,7 +104,7 @@ def test_scores_are_read_exactly_when_needed(teacher):
     for state, rng, scores in zip(curriculum(teacher), RNGS, SCORES, strict=False):
         new_state, info = teacher.update(rng, state, scores)
         needed = bool(teacher.needs_scores(state))
-        assert bool(info.is_selected_anew) == needed
+        assert bool(info.is_reselected) == needed
         if not needed:  # e.g. last interval's scores, or zeros
             blind, _ = teacher.update(rng, state, jnp.full(POOL_SIZE, jnp.nan))
             assert_identical(blind, new_state)

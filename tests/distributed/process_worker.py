@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 
 from attent_jax import data, distributed, schedules, scores, selectors, teachers
-from attent_jax.training import build_train_step, init_train_state, score_pool
+from attent_jax.training import make_train_step, init_train_state, score_pool
 from tests.distributed.recording_pool import RecordingPool
 from tests.families import examples, learner, loss_fn
 
@@ -50,7 +50,7 @@ def taught(mesh: Mesh | None) -> dict[str, Any]:
             jax.random.key(7),
         )
     )
-    score_fn, train_step = scores.loss(loss_fn), build_train_step(loss_fn, optimizer)
+    score_fn, train_step = scores.loss(loss_fn), make_train_step(loss_fn, optimizer)
     selections, ids_of_steps, taken = [], [], []
     for epoch in range(NUM_EPOCHS):
         if teacher.needs_scores(teaching):

@@ -23,7 +23,7 @@ from attent_jax.scores import loss
 from attent_jax.training import (
     TrainInfo,
     TrainState,
-    build_train_step,
+    make_train_step,
     init_train_state,
     score_pool,
 )
@@ -40,7 +40,7 @@ POOL = ArrayPool(examples(2 * BATCH_SIZE + 9))
 MESH = make_mesh(fsdp=4)
 SPLIT = batch_sharding(MESH)
 OPTIMIZER = optax.adam(0.02, eps=1e-2)
-STEP, SCORE = build_train_step(loss_fn, OPTIMIZER), loss(loss_fn)
+STEP, SCORE = make_train_step(loss_fn, OPTIMIZER), loss(loss_fn)
 
 
 def start() -> TrainState:
@@ -76,7 +76,7 @@ def over_shards(loss_fn, **options):
     info: Any = TrainInfo(*cast(Any, [whole] * len(TrainInfo._fields)))
     return jax.jit(
         jax.shard_map(
-            build_train_step(loss_fn, OPTIMIZER, axis_name=cast(Any, MESH.axis_names)),
+            make_train_step(loss_fn, OPTIMIZER, axis_name=cast(Any, MESH.axis_names)),
             mesh=MESH,
             in_specs=(whole, whole, split, split),
             out_specs=(whole, info._replace(losses=split)),
@@ -111,7 +111,7 @@ MODES = {
     ),
     "pmap": Mode(
         jax.pmap(
-            build_train_step(loss_fn, OPTIMIZER, axis_name="data"),
+            make_train_step(loss_fn, OPTIMIZER, axis_name="data"),
             axis_name="data",
             in_axes=(0, None, 0, 0),
         ),
@@ -189,7 +189,7 @@ def test_a_fully_sharded_state_stays_so():
 
 
 def test_a_curriculum_over_a_mesh_compiles_one_step():
-    step = build_train_step(lambda *arguments: loss_fn(*arguments), OPTIMIZER)
+    step = make_train_step(lambda *arguments: loss_fn(*arguments), OPTIMIZER)
     selections = on_one_device("attent by schedules")[0]
     for place in (everywhere, fully_sharded):
         state = place(start())

@@ -14,7 +14,7 @@ from attent_jax.scores import ScoreTable
 from experiments import unicode_names
 from experiments.benchmarks import peer_rules
 from experiments.benchmarks.peers import Peers
-from experiments.demo import BATCH_SIZE, build_learner
+from experiments.demo import BATCH_SIZE, make_learner
 
 ROOT = Path(__file__).parents[2]
 
@@ -110,7 +110,7 @@ def test_infobatch_prunes_after_the_first_epoch_and_not_in_the_last():
 def test_the_learner_in_torch_trains_as_the_demos(compile_fast):
     torch_learner = pytest.importorskip("experiments.benchmarks.torch_learner")
     torch_learner.torch.set_num_threads(1)
-    learner, num_steps = build_learner(), 30
+    learner, num_steps = make_learner(), 30
     names, _ = unicode_names.load(seed=0)
     state, table = learner.init(0, num_steps), ScoreTable.init(len(names.labels))
     peer = torch_learner.TorchLearner(state.params, names)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.runs import Run
+from experiments.workdir import Run
 from tests.experiments import tiny_study
 
 NUM_KILLS = 20

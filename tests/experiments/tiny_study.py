@@ -14,9 +14,9 @@ import optax
 from attent_jax import distributed, scores, selectors, teachers, training
 from attent_jax.data import ArrayPool
 from experiments.budgets import Method
-from experiments.runs import Run
+from experiments.workdir import Run
 from experiments.study import Study, Task
-from experiments.teaching import Learner
+from experiments.loop import Learner
 
 NUM_EXAMPLES, BATCH_SIZE, NUM_CLASSES = 400, 8, 3
 NUM_SEEDS, NUM_EPOCHS = 1, 3
@@ -47,7 +47,7 @@ def load(seed: int) -> Task:
     )
 
 
-def build_learner(poisoned_id: int | None = None) -> Learner:
+def make_learner(poisoned_id: int | None = None) -> Learner:
     """A network of two layers; on one poisoned example its loss is not finite."""
     optimizer = optax.adam(0.02)
 
@@ -75,7 +75,7 @@ def build_learner(poisoned_id: int | None = None) -> Learner:
         }
         return training.init_train_state(params, optimizer)
 
-    train_step = training.build_train_step(loss_fn, optimizer)
+    train_step = training.make_train_step(loss_fn, optimizer)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(state, table, batch, ids, weights):
@@ -118,7 +118,7 @@ def run(
     )
     budgets = {method.name: float(NUM_EPOCHS * NUM_EXAMPLES) for method in METHODS}
     return study.execute(
-        lambda: build_learner(poisoned_id), load, budgets, num_seeds=NUM_SEEDS
+        lambda: make_learner(poisoned_id), load, budgets, num_seeds=NUM_SEEDS
     )
 
 

@@ -42,7 +42,7 @@ def test_the_hardest_are_taught_until_the_interval_is_over():
         state, info = teacher.update(
             jax.random.key(epoch), state, jnp.array(scores, jnp.float32)
         )
-        history.append((int(info.epoch), bool(info.is_selected_anew), taught(state)))
+        history.append((int(info.epoch), bool(info.is_reselected), taught(state)))
     assert history == [
         (0, False, {0, 1, 2, 3}),
         (1, True, {0, 1}),

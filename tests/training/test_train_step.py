@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from attent_jax.models import TextClassifier
-from attent_jax.training import build_train_step, init_train_state
+from attent_jax.training import make_train_step, init_train_state
 
 X = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 Y = np.random.default_rng(1).normal(size=6).astype(np.float32)
@@ -21,7 +21,7 @@ def loss_fn(params, rng, batch):
 
 def test_two_steps_are_numpys_weighted_gradient_descent():
     optimizer = optax.sgd(0.1)
-    train_step = build_train_step(loss_fn, optimizer)
+    train_step = make_train_step(loss_fn, optimizer)
     state = init_train_state(jnp.array([1.0, -1.0, 0.5]), optimizer)
     w = np.array([1.0, -1.0, 0.5])
     for step in range(2):
@@ -41,7 +41,7 @@ def test_two_steps_are_numpys_weighted_gradient_descent():
 @pytest.mark.parametrize("filling", [0.0, 1e6])
 def test_rows_of_weight_zero_have_no_part_in_the_step(filling):
     optimizer = optax.sgd(0.1)
-    train_step = build_train_step(loss_fn, optimizer)
+    train_step = make_train_step(loss_fn, optimizer)
     state = init_train_state(jnp.ones(3), optimizer)
     padding = np.array([3])
     filled = {"x": X, "y": np.where(np.arange(6) == 3, filling, Y).astype(np.float32)}
@@ -57,7 +57,7 @@ def test_rows_of_weight_zero_have_no_part_in_the_step(filling):
 
 def test_a_batch_of_padding_alone_changes_nothing():
     optimizer = optax.sgd(0.1)
-    train_step = build_train_step(loss_fn, optimizer)
+    train_step = make_train_step(loss_fn, optimizer)
     state = init_train_state(jnp.ones(3), optimizer)
     new, info = train_step(state, None, BATCH, jnp.zeros(6))
     assert info.loss == info.grad_norm == 0  # 0 / 0 would be NaN
@@ -69,7 +69,7 @@ def test_gradient_is_that_of_finite_differences():
         batch = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), BATCH)
         weights = jnp.asarray(WEIGHTS, jnp.float64)
         optimizer = optax.sgd(1.0)
-        train_step = build_train_step(
+        train_step = make_train_step(
             lambda w, rng, batch: jnp.cosh(loss_fn(w, rng, batch)), optimizer
         )
 
@@ -92,7 +92,7 @@ def test_randomness_follows_the_step_and_the_key():
         return jax.random.uniform(rng, (len(batch),)) + 0 * params
 
     optimizer = optax.sgd(0.1)
-    train_step = build_train_step(noise, optimizer)
+    train_step = make_train_step(noise, optimizer)
     start, batch = init_train_state(jnp.array(0.0), optimizer), jnp.zeros(4)
 
     def losses(state, seed):
@@ -115,7 +115,7 @@ def test_a_training_traces_once_over_ragged_batches():
         return loss_fn(params, rng, batch)
 
     optimizer = optax.adam(0.1)
-    train_step = build_train_step(counted, optimizer)
+    train_step = make_train_step(counted, optimizer)
     state = init_train_state(jnp.ones(3), optimizer)
     types = jax.tree.map(jax.typeof, state)
     for count in range(1, 7):
@@ -153,13 +153,13 @@ def test_golden_train_step():
 
     params = model.init(jax.random.key(0), tokens)
     # the step's gradients, told by plain gradient descent of rate 1
-    gradient_step = build_train_step(classification_loss, optax.sgd(1.0))
+    gradient_step = make_train_step(classification_loss, optax.sgd(1.0))
     batch, weights = (tokens, labels), jnp.array([1.0, 0.5, 1.0, 0.0])
     moved, _ = gradient_step(
         init_train_state(params, optax.sgd(1.0)), None, batch, weights
     )
     optimizer = optax.adamw(1e-2, eps=1e-3)
-    state, info = build_train_step(classification_loss, optimizer)(
+    state, info = make_train_step(classification_loss, optimizer)(
         init_train_state(params, optimizer), None, batch, weights
     )
     computed = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attent_jax.checkpointing import Checkpoint, Checkpointer, CheckpointError
-from experiments.runs import any_process
+from experiments.workdir import any_process
 
 
 class Preempted(Exception):

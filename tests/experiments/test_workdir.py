@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.runs import Run, environment
+from experiments.workdir import Run, environment
 
 
 def test_no_run_overwrites_anothers_results(tmp_path):

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from attent_jax._checks import check_count, check_per_example, check_rng, leading_size
-from attent_jax.training._forward_once import forward_once
+from attent_jax.training.selective._partial_vjp import partial_vjp
 from attent_jax.typing import Batch, LossFn, Params, ScoreFn, SelectFn
 
 
@@ -141,7 +141,7 @@ def selective_value_and_grad(
         return (loss, SelectiveInfo(scores, indices, weights, losses, aux)), grads
 
     def one_pass(params, rng, select_rng, batch):
-        all_losses, all_aux, gradient = forward_once(
+        all_losses, all_aux, gradient = partial_vjp(
             losses_and_aux, params, rng, batch, num_selected
         )
         scores, indices, weights = select(

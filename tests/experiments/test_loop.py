@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from attent_jax import schedules, selectors, teachers
-from experiments.teaching import SCORE_COST, Method, fit_to_budget
+from experiments.loop import SCORE_COST, Method, fit_to_budget
 
 NUM_EXAMPLES, BATCH_SIZE = 1000, 50
 
@@ -31,7 +31,7 @@ def test_the_budget_is_spent_to_the_batch(method, budget):
     teacher, steps = fit_to_budget(
         method, num_examples=NUM_EXAMPLES, batch_size=BATCH_SIZE, budget=budget
     )
-    plan = schedules.teaching_plan(
+    plan = teachers.plan(
         teacher,
         num_examples=NUM_EXAMPLES,
         num_epochs=len(steps),

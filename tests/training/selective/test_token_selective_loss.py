@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from attent_jax import selectors
-from attent_jax.training import select_tokens, selective_value_and_grad
+from attent_jax.training import token_selective_loss, selective_value_and_grad
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 10)), jnp.float32)
 LENGTHS = np.array([10, 7, 1, 0])
@@ -33,7 +33,7 @@ def oracle(ratio, reference):
 @pytest.mark.parametrize("with_reference", [False, True])
 def test_equals_the_loop_over_sequences(ratio, with_reference):
     reference = REFERENCE if with_reference else jnp.zeros(X.shape)
-    loss_fn = select_tokens(
+    loss_fn = token_selective_loss(
         token_loss,
         selectors.top_k(),
         ratio=ratio,
@@ -46,7 +46,7 @@ def test_equals_the_loop_over_sequences(ratio, with_reference):
 
 
 def test_only_selected_targets_are_learnt_from():
-    loss_fn = select_tokens(token_loss, selectors.top_k(), ratio=0.3)
+    loss_fn = token_selective_loss(token_loss, selectors.top_k(), ratio=0.3)
     # one w per token, so that each token's gradient shows
     grads = jax.grad(lambda w: jnp.sum(loss_fn(w, None, X)))(jnp.zeros(X.shape))
     assert (np.count_nonzero(grads, axis=1) == 3).all()
@@ -57,7 +57,7 @@ def test_only_selected_targets_are_learnt_from():
 
 def test_padding_is_not_read_even_where_it_is_not_finite():
     x = jnp.where(jnp.asarray(MASK), X, jnp.inf)
-    loss_fn = select_tokens(
+    loss_fn = token_selective_loss(
         token_loss, selectors.top_k(), ratio=0.5, mask=lambda batch: jnp.asarray(MASK)
     )
     np.testing.assert_allclose(
@@ -66,14 +66,14 @@ def test_padding_is_not_read_even_where_it_is_not_finite():
 
 
 def test_random_targets_are_each_sequences_own_draw():
-    loss_fn = select_tokens(token_loss, selectors.uniform(), ratio=0.2)
+    loss_fn = token_selective_loss(token_loss, selectors.uniform(), ratio=0.2)
     same = jnp.tile(X[:1], (16, 1))
     losses = jax.jit(loss_fn)(0.0, jax.random.key(0), same)
     assert len(set(np.asarray(losses).round(5).tolist())) > 4
 
 
 def test_is_a_loss_function_like_any_other():
-    loss_fn = select_tokens(token_loss, selectors.top_k(), ratio=0.5)
+    loss_fn = token_selective_loss(token_loss, selectors.top_k(), ratio=0.5)
     value_and_grad = selective_value_and_grad(
         loss_fn, selectors.top_k(), num_selected=2
     )
@@ -85,13 +85,13 @@ def test_is_a_loss_function_like_any_other():
 
 def test_bad_shapes_are_refused_by_name():
     with pytest.raises(ValueError, match=r"ratio must lie in \(0, 1\]"):
-        select_tokens(token_loss, selectors.top_k(), ratio=0)
-    reduced = select_tokens(
+        token_selective_loss(token_loss, selectors.top_k(), ratio=0)
+    reduced = token_selective_loss(
         lambda w, rng, batch: jnp.mean(batch, axis=1), selectors.top_k(), ratio=0.5
     )
     with pytest.raises(ValueError, match=r"token_loss_fn must return shape \[batch"):
         reduced(0.0, None, X)
-    narrow = select_tokens(
+    narrow = token_selective_loss(
         token_loss, selectors.top_k(), ratio=0.5, mask=lambda batch: batch[:, 1:] > 0
     )
     with pytest.raises(ValueError, match="mask returned shape"):

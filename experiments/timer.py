@@ -19,7 +19,7 @@ class Timer:
 
     Example:
       >>> import jax, jax.numpy as jnp, attent_jax
-      >>> timer = attent_jax.training.Timer()
+      >>> timer = experiments.timer.Timer()
       >>> with timer.phase("train") as wait:
       ...     result = wait(jax.jit(jnp.sin)(jnp.ones(8)))
       >>> sorted(timer.seconds)

@@ -12,7 +12,7 @@ from attent_jax.scores import masked_mean
 from attent_jax.typing import Batch, LossFn, Params, Rng, SelectFn
 
 
-def select_tokens(
+def token_selective_loss(
     token_loss_fn: Callable[[Params, Rng, Batch], Float[Array, "batch seq"]],
     select_fn: SelectFn,
     *,
@@ -48,7 +48,7 @@ def select_tokens(
 
     Example:
       >>> import jax.numpy as jnp, attent_jax
-      >>> loss_fn = attent_jax.training.select_tokens(
+      >>> loss_fn = attent_jax.training.token_selective_loss(
       ...     lambda w, rng, batch: (batch["x"] - w) ** 2,
       ...     attent_jax.selectors.top_k(), ratio=0.5,
       ...     mask=lambda batch: batch["x"] > 0,

@@ -11,8 +11,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from attent_jax import selectors
 from attent_jax.training import (
-    build_selective_train_step,
-    build_train_step,
+    make_selective_train_step,
+    make_train_step,
     init_train_state,
 )
 from tests.training.learners import assert_close, scan_over_layers
@@ -34,14 +34,14 @@ def repeated(batch):
 @both_ways
 def test_equals_a_plain_step_on_the_rows_it_names(reuse_forward):
     learner = scan_over_layers()
-    step = build_selective_train_step(
+    step = make_selective_train_step(
         learner.loss_fn,
         selectors.top_k(),
         OPTIMIZER,
         num_selected=3,
         reuse_forward=reuse_forward,
     )
-    plain = build_train_step(learner.loss_fn, OPTIMIZER)
+    plain = make_train_step(learner.loss_fn, OPTIMIZER)
     state = expected = init_train_state(learner.params, OPTIMIZER)
     for _ in range(3):
         state, info = step(state, None, learner.batch, jnp.ones(6))
@@ -59,7 +59,7 @@ def test_padding_is_selected_last_and_counts_nothing(reuse_forward):
     losses = learner.loss_fn(learner.params, None, learner.batch)
     hardest = int(jnp.argmax(losses))
     weights = jnp.ones(6).at[hardest].set(0)
-    step = build_selective_train_step(
+    step = make_selective_train_step(
         learner.loss_fn,
         selectors.top_k(),
         OPTIMIZER,
@@ -68,12 +68,12 @@ def test_padding_is_selected_last_and_counts_nothing(reuse_forward):
     )
     state = init_train_state(learner.params, OPTIMIZER)
     stepped, info = step(state, None, learner.batch, weights)
-    expected, _ = build_train_step(learner.loss_fn, OPTIMIZER)(
+    expected, _ = make_train_step(learner.loss_fn, OPTIMIZER)(
         state, None, learner.batch, weights
     )
     assert_close(stepped, expected)
     assert jnp.isnan(info.scores[hardest])
-    few = build_selective_train_step(
+    few = make_selective_train_step(
         learner.loss_fn, selectors.top_k(), OPTIMIZER, num_selected=5
     )
     _, info = few(state, None, learner.batch, weights)
@@ -95,7 +95,7 @@ def with_masks_and_norms():
 
 def sharded_step(learner, reuse_forward, mesh):
     replicated, split = PartitionSpec(), PartitionSpec("data")
-    step = build_selective_train_step(
+    step = make_selective_train_step(
         learner.loss_fn,
         selectors.top_k(),
         OPTIMIZER,
@@ -136,7 +136,7 @@ def test_each_shard_selects_its_own_rows_under_shard_map(build, reuse_forward):
     for shard in range(NUM_SHARDS):
         own = losses[shard * PER_SHARD :][:PER_SHARD]
         assert set(indices[shard]) == set(np.argsort(-own)[:2])
-    expected, expected_info = build_train_step(learner.loss_fn, OPTIMIZER)(
+    expected, expected_info = make_train_step(learner.loss_fn, OPTIMIZER)(
         state, None, jax.tree.map(lambda leaf: leaf[rows], batch), weights[rows]
     )
     assert_close(stepped[1], expected.params)
@@ -154,7 +154,7 @@ def test_the_selection_is_global_under_jit_on_a_mesh(reuse_forward):
         (4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4]
     )
     split = NamedSharding(mesh, PartitionSpec("data"))
-    step = build_selective_train_step(
+    step = make_selective_train_step(
         learner.loss_fn,
         selectors.top_k(),
         OPTIMIZER,
@@ -175,11 +175,11 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counter(value, select
     learner = scan_over_layers()
     (x,), y = learner.batch
     step = (
-        build_selective_train_step(
+        make_selective_train_step(
             learner.loss_fn, selectors.top_k(), OPTIMIZER, num_selected=6
         )
         if selective
-        else build_train_step(learner.loss_fn, OPTIMIZER)
+        else make_train_step(learner.loss_fn, OPTIMIZER)
     )
     state = init_train_state(learner.params, OPTIMIZER)
     good, info = step(state, None, learner.batch, jnp.ones(6))
@@ -199,7 +199,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counter(value, select
 
 
 def test_a_finite_loss_with_an_infinite_gradient_is_skipped_too():
-    step = build_train_step(
+    step = make_train_step(
         lambda w, rng, batch: jnp.sqrt(jnp.abs(w * batch)), optax.sgd(0.1)
     )
     state = init_train_state(jnp.array(1.0), optax.sgd(0.1))
@@ -211,7 +211,7 @@ def test_a_finite_loss_with_an_infinite_gradient_is_skipped_too():
 
 def test_gradients_that_only_overflow_squared_are_not_skipped():
     # 300² is beyond float16
-    step = build_train_step(lambda w, rng, batch: w * batch, optax.sgd(0.001))
+    step = make_train_step(lambda w, rng, batch: w * batch, optax.sgd(0.001))
     state = init_train_state(jnp.array(1.0, jnp.float16), optax.sgd(0.001))
     after, info = step(state, None, jnp.full(2, 300.0, jnp.float16), jnp.ones(2))
     assert not info.is_skipped
@@ -221,7 +221,7 @@ def test_gradients_that_only_overflow_squared_are_not_skipped():
 
 def test_a_batch_of_padding_alone_is_no_division_by_zero():
     learner = scan_over_layers()
-    step = build_selective_train_step(
+    step = make_selective_train_step(
         learner.loss_fn, selectors.top_k(), optax.sgd(0.1), num_selected=3
     )
     state = init_train_state(learner.params, optax.sgd(0.1))

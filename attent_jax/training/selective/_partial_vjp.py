@@ -9,11 +9,11 @@ from jax.extend.core import jaxpr_as_fun
 from jaxtyping import Array, Float, Int, PyTree
 
 from attent_jax._checks import leading_size
-from attent_jax.training._row_rules import Rows
-from attent_jax.training._rowwise import (
-    NotRowwise,
-    check_placeless,
-    check_rowwise,
+from attent_jax.training.selective._row_rules import Rows
+from attent_jax.training.selective._row_independence import (
+    RowsNotIndependent,
+    check_position_independent,
+    check_row_independent,
     rows_of,
 )
 from attent_jax.typing import Batch, Params, Rng
@@ -21,7 +21,7 @@ from attent_jax.typing import Batch, Params, Rng
 Gradient = Callable[[Int[Array, "selected"], Float[Array, "selected"]], Params]
 
 
-def forward_once(
+def partial_vjp(
     losses_and_aux: Callable[[Params, Rng, Batch], tuple[Float[Array, "batch"], Any]],
     params: Params,
     rng: Rng,
@@ -65,9 +65,9 @@ def forward_once(
     other, other_outputs = trace(params, rng, fewer)
     sizes = num_examples, num_traced
     try:
-        check_rowwise(program, other, sizes)
+        check_row_independent(program, other, sizes)
         where = _rows_of_residuals(outputs[1], other_outputs[1], sizes)
-    except NotRowwise as found:
+    except RowsNotIndependent as found:
         raise _refusal(found) from None
     values = jaxpr_as_fun(program)(*jax.tree.leaves((params, rng, batch)))
     losses, pull_back, aux = jax.tree.unflatten(jax.tree.structure(outputs), values)
@@ -83,12 +83,12 @@ def forward_once(
         structure = jax.tree.structure(other_outputs[1])
         pull_back_rows = jax.tree.unflatten(structure, residuals)
         try:
-            check_placeless(
+            check_position_independent(
                 jax.make_jaxpr(pull_back)(losses),
                 jax.make_jaxpr(pull_back_rows)(cotangents),
                 sizes,
             )
-        except NotRowwise as found:
+        except RowsNotIndependent as found:
             raise _refusal(found) from None
         return pull_back_rows(cotangents)[0]
 
@@ -98,7 +98,7 @@ def forward_once(
 def _rows_of_residuals(one: Any, other: Any, sizes: tuple[int, int]) -> list:
     leaves, others = jax.tree.leaves(one), jax.tree.leaves(other)
     if len(leaves) != len(others):
-        raise NotRowwise(
+        raise RowsNotIndependent(
             f"the backward pass keeps {len(leaves)} residuals for {sizes[0]} rows and "
             f"{len(others)} for {sizes[1]}"
         )
@@ -121,7 +121,7 @@ def _gather(leaf: Array, indices: Int[Array, "selected"], rows: Rows | None) -> 
     return taken.reshape(*shape[:axis], -1, *shape[axis + 1 :])
 
 
-def _refusal(found: NotRowwise) -> ValueError:
+def _refusal(found: RowsNotIndependent) -> ValueError:
     return ValueError(
         f"reuse_forward=True needs a loss that provably treats each row of the batch "
         f"by itself, but {found}: mend that, or pass reuse_forward=False."

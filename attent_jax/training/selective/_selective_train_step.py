@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from attent_jax._checks import check_rng, check_weights, leading_size
-from attent_jax.training._selective_gradient import selective_value_and_grad
+from attent_jax.training.selective._selective_gradient import selective_value_and_grad
 from attent_jax.training._train_step import TrainState, descend, on_shard, over_axis
 from attent_jax.typing import Batch, LossFn, ScoreFn, SelectFn
 
@@ -31,7 +31,7 @@ class SelectiveTrainInfo(NamedTuple):
     """`[]` whether loss or gradient was not finite, and the step changed nothing."""
 
 
-def build_selective_train_step(
+def make_selective_train_step(
     loss_fn: LossFn,
     select_fn: SelectFn,
     optimizer: optax.GradientTransformation,
@@ -46,7 +46,7 @@ def build_selective_train_step(
 ]:
     """Compile a step that trains on `num_selected` rows of each batch it is given.
 
-    A drop-in for `build_train_step`, with in-batch selection.
+    A drop-in for `make_train_step`, with in-batch selection.
 
     Args:
       loss_fn: `(params, rng, batch) -> [batch]`, not reduced over the batch.
@@ -57,22 +57,22 @@ def build_selective_train_step(
       score_fn: `(params, rng, batch) -> [batch]`. None: the loss is the score.
       reuse_forward: one forward pass for scores and gradient, as in
         `selective_value_and_grad`.
-      axis_name: as in `build_train_step`.
+      axis_name: as in `make_train_step`.
 
     Returns:
       `(state, rng, batch, weights[batch]) -> (state, info)`, jitted. Rows of weight 0,
       a ragged batch's padding, have the score NaN: selectors that go by the scores take
       them last, `uniform` takes them as others; they count nothing. Their loss must be
-      finite. As in `build_train_step`, the step's number is folded into `rng`, and a
+      finite. As in `make_train_step`, the step's number is folded into `rng`, and a
       step that is not finite changes nothing.
 
     Raises:
-      TypeError, ValueError: as in `selective_value_and_grad` and `build_train_step`.
+      TypeError, ValueError: as in `selective_value_and_grad` and `make_train_step`.
 
     Example:
       >>> import jax.numpy as jnp, optax, attent_jax
       >>> optimizer = optax.sgd(0.5)
-      >>> train_step = attent_jax.training.build_selective_train_step(
+      >>> train_step = attent_jax.training.make_selective_train_step(
       ...     lambda w, rng, batch: (batch - w) ** 2 / 2,
       ...     attent_jax.selectors.top_k(), optimizer, num_selected=1)
       >>> state = attent_jax.training.init_train_state(jnp.array(0.0), optimizer)

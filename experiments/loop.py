@@ -18,9 +18,9 @@ from attent_jax.training import Timer, TrainState, score_pool
 from attent_jax.typing import Params, ScoreFn, Teacher, TeacherState
 from experiments.budgets import SCORE_COST, Method, fit_to_budget
 from experiments.comparison import Row
-from experiments.safety import Safety
+from experiments.preemption import Safety
 
-LOOK_EVERY = 25
+SYNC_EVERY = 25
 """Steps between looks at what the device has done: is it finite, is it time to save?"""
 
 
@@ -130,7 +130,7 @@ def teach(
     eval_every: float,
     observer: Observer,
     mesh: Mesh | None = None,
-    build_safety: Callable[[Any, dict[str, Any]], Safety] | None = None,
+    make_safety: Callable[[Any, dict[str, Any]], Safety] | None = None,
 ) -> tuple[Row, Bool[np.ndarray, "epochs pool"]]:
     """Train once; return the row, and which examples each epoch taught.
 
@@ -145,7 +145,7 @@ def teach(
       observer: told after each epoch.
       mesh: the devices that batches are split over, the state being on each. None:
         one device.
-      build_safety: `(target, identity) -> safety`; makes the run go on from its
+      make_safety: `(target, identity) -> safety`; makes the run go on from its
         checkpoint, and save. None: it starts anew, and nothing is saved.
     """
     teacher, steps_per_epoch = fit_to_budget(
@@ -164,9 +164,9 @@ def teach(
         observer,
     )
     progress = training.start()
-    if build_safety is None:
+    if make_safety is None:
         return training.run(progress, lambda progress: None)
-    safety = build_safety(progress.arrays(), training.identity())
+    safety = make_safety(progress.arrays(), training.identity())
     try:
         if (checkpoint := safety.restore()) is not None:
             progress = _Progress(**checkpoint.state, **checkpoint.position)
@@ -290,9 +290,9 @@ class _Training(NamedTuple):
     def _take_steps(
         self, progress: _Progress, order: EpochOrder, end: int, timer: Timer
     ) -> None:
-        """Up to `LOOK_EVERY` steps, and a look at their losses."""
+        """Up to `SYNC_EVERY` steps, and a look at their losses."""
         first = progress.epoch_step
-        steps = range(first, min(first + LOOK_EVERY, end))
+        steps = range(first, min(first + SYNC_EVERY, end))
         infos = []
         with timer.phase("train") as wait:
             for step in steps:

@@ -82,7 +82,7 @@ def teaching_plan(
       >>> import attent_jax
       >>> teacher = attent_jax.teachers.attent(
       ...     attent_jax.selectors.top_k(), ratio=0.25, interval=2)
-      >>> plan = attent_jax.schedules.teaching_plan(
+      >>> plan = attent_jax.teachers.plan(
       ...     teacher, num_examples=1000, num_epochs=4, batch_size=64)
       >>> print(plan)
       epoch  scores  num_selected  steps

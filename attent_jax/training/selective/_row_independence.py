@@ -13,7 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
-from attent_jax.training._row_rules import (
+from attent_jax.training.selective._row_rules import (
     RANDOM,
     RULES,
     Rows,
@@ -32,7 +32,7 @@ _SHAPES = names("shape new_sizes limit_indices slice_sizes sizes")
 """Parameters that say how large something is, on the rows' axis too."""
 
 
-class NotRowwise(ValueError):
+class RowsNotIndependent(ValueError):
     """Rows meet, or may meet; the message says where."""
 
 
@@ -46,7 +46,7 @@ def rows_of(value: Any, other: Any, sizes: tuple[int, int], name: str) -> Rows |
       name: of the value, for the message.
 
     Raises:
-      NotRowwise: if more than one axis follows the batch, or not in proportion.
+      RowsNotIndependent: if more than one axis follows the batch, or not in proportion.
     """
     shapes = (getattr(value, "shape", ()), getattr(other, "shape", ()))
     if len(shapes[0]) == len(shapes[1]):
@@ -59,13 +59,13 @@ def rows_of(value: Any, other: Any, sizes: tuple[int, int], name: str) -> Rows |
             block, rest = divmod(shapes[0][axis], sizes[0])
             if not rest and shapes[1][axis] == block * sizes[1]:
                 return Rows(axis, block)
-    raise NotRowwise(
+    raise RowsNotIndependent(
         f"{name} has shape {shapes[0]} for {sizes[0]} rows and {shapes[1]} for "
         f"{sizes[1]}, so it is not one entry, or block of entries, a row"
     )
 
 
-def check_rowwise(
+def check_row_independent(
     program: ClosedJaxpr, other: ClosedJaxpr, sizes: tuple[int, int]
 ) -> None:
     """Refuse a program in which rows may meet.
@@ -76,37 +76,37 @@ def check_rowwise(
       sizes: the two numbers of rows.
 
     Raises:
-      NotRowwise: naming the operation, its result and the module it is in.
+      RowsNotIndependent: naming the operation, its result and the module it is in.
     """
     for eqn, ins, outs in _walk(program, other, sizes):
         if not any(ins):
             if any(outs) and not (
                 eqn.primitive.name in RANDOM or is_same_in_all_rows(eqn, outs)
             ):
-                raise NotRowwise(
+                raise RowsNotIndependent(
                     f"{_describe(eqn)} tells rows apart by their place (index with "
                     f"take_along_axis in place of arange)"
                 )
         elif not is_kept(eqn, ins, outs):
             has_rule = eqn.primitive.name in RULES
-            raise NotRowwise(
+            raise RowsNotIndependent(
                 f"{_describe(eqn)} mixes rows (as batch norm does; use layer norm)"
                 if has_rule
                 else f"{_describe(eqn)} may mix rows: there is no rule for it"
             )
 
 
-def check_placeless(
+def check_position_independent(
     program: ClosedJaxpr, other: ClosedJaxpr, sizes: tuple[int, int]
 ) -> None:
     """Refuse a program that makes something new by a row's place: a draw, an index.
 
-    Arguments and errors as for `check_rowwise`.
+    Arguments and errors as for `check_row_independent`.
     """
     for eqn, ins, outs in _walk(program, other, sizes, is_backward=True):
         is_new = any(outs) and not any(ins)
         if is_new and not is_same_in_all_rows(eqn, outs):
-            raise NotRowwise(
+            raise RowsNotIndependent(
                 f"{_describe(eqn)} of the backward pass depends on a row's place "
                 f"(dropout inside jax.checkpoint draws its masks a second time; draw "
                 f"them outside, or keep them by a checkpoint policy)"
@@ -136,7 +136,7 @@ def _walk(
             (one.outvars, two.outvars),
         )
     ):
-        raise NotRowwise("the program itself depends on the number of rows")
+        raise RowsNotIndependent("the program itself depends on the number of rows")
     if not is_backward:
         for pair in zip(*constants, strict=True):
             _check_same_constant(*pair)
@@ -150,7 +150,7 @@ def _walk(
             and (is_backward or _have_same_params(eqn, twin, sizes))
         )
         if not is_alike:
-            raise NotRowwise(f"{_describe(eqn)} depends on the number of rows")
+            raise RowsNotIndependent(f"{_describe(eqn)} depends on the number of rows")
         ins, outs = (
             [
                 _rows_of_atom(*pair, sizes, _describe(eqn), is_backward)
@@ -184,7 +184,7 @@ def _check_same_constant(one: Any, two: Any, name: str = "the program") -> None:
     one, two = np.asarray(one), np.asarray(two)
     # Bytes, as NaN is not equal to itself.
     if one.shape != two.shape or one.tobytes() != two.tobytes():
-        raise NotRowwise(
+        raise RowsNotIndependent(
             f"{name} has a constant that depends on the number of rows (what belongs "
             f"to the examples is to come with the batch)"
         )
@@ -229,4 +229,4 @@ def _check_steps(eqn: JaxprEqn, ins: list[Rows | None]) -> None:
     for outer, inner, rows in zip(eqn.invars, body.jaxpr.invars, ins, strict=True):
         is_stepped = len(shape_of(inner)) < len(shape_of(outer))
         if is_stepped and rows is not None and rows.axis == 0:
-            raise NotRowwise(f"{_describe(eqn)} steps over the rows")
+            raise RowsNotIndependent(f"{_describe(eqn)} steps over the rows")
