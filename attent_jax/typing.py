@@ -15,6 +15,11 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 Params = PyTree
 """The learner's parameters: any pytree."""
 
+Trainable = PyTree[bool] | Callable[[str], bool]
+"""Which parameters train: True, a pytree prefix of bools, or a function of a leaf's
+path, the keys joined by slashes. The others are frozen: no gradient, no optimizer
+state."""
+
 Batch = PyTree
 """Any pytree of arrays that share their leading axis, the examples."""
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from attent_jax.schedules import TeachingPlan, teaching_plan
+from attent_jax import teachers
+from attent_jax.teachers import TeachingPlan
 from attent_jax.typing import Teacher
 
 SCORE_COST = 1 / 3
@@ -37,7 +38,7 @@ def fit_to_budget(
 
     def plan_of(num_epochs: int) -> tuple[Teacher, TeachingPlan, float]:
         teacher = method.make_teacher(num_epochs)
-        plan = teaching_plan(
+        plan = teachers.plan(
             teacher,
             num_examples=num_examples,
             num_epochs=num_epochs,

@@ -24,10 +24,10 @@ from attent_jax.typing import SelectFn
 from experiments import unicode_names
 from experiments.budgets import Method
 from experiments.comparison import FULL
-from experiments.options import RunOptions
-from experiments.workdir import Run
-from experiments.study import Study, Task
 from experiments.loop import Learner
+from experiments.options import RunOptions
+from experiments.study import Study, Task
+from experiments.workdir import Run
 
 MethodName = Literal[
     "full",

@@ -14,11 +14,12 @@ from jaxtyping import Bool, Float
 from attent_jax import distributed
 from attent_jax.data import ArrayPool, EpochOrder, epoch_order
 from attent_jax.scores import ScoreTable
-from attent_jax.training import Timer, TrainState, score_pool
+from attent_jax.training import TrainState, score_pool
 from attent_jax.typing import Params, ScoreFn, Teacher, TeacherState
 from experiments.budgets import SCORE_COST, Method, fit_to_budget
 from experiments.comparison import Row
 from experiments.preemption import Safety
+from experiments.timer import Timer
 
 SYNC_EVERY = 25
 """Steps between looks at what the device has done: is it finite, is it time to save?"""

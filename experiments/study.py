@@ -29,10 +29,16 @@ from attent_jax.data import ArrayPool
 from experiments import plots
 from experiments.budgets import Method
 from experiments.comparison import Row
+from experiments.loop import Epoch, Learner, Observer, teach
+from experiments.preemption import (
+    Interruption,
+    Preempted,
+    Safety,
+    TooManySkipped,
+    discard,
+)
 from experiments.report import to_json, to_markdown
 from experiments.workdir import Run, agree, any_process, environment
-from experiments.preemption import Interruption, Preempted, Safety, TooManySkipped, discard
-from experiments.loop import Epoch, Learner, Observer, teach
 
 
 class Task(NamedTuple):
@@ -201,7 +207,9 @@ class Study:
             row, taught, self.log_size = _read(result)
             progress.advance(task, budget)
         else:
-            reporter = ProgressReporter(self.run, self.log_size, method, seed, progress, task)
+            reporter = ProgressReporter(
+                self.run, self.log_size, method, seed, progress, task
+            )
             row, taught = teach(
                 method,
                 learner,

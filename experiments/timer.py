@@ -18,8 +18,9 @@ class Timer:
     made: pass it to the function that the phase yields.
 
     Example:
-      >>> import jax, jax.numpy as jnp, attent_jax
-      >>> timer = experiments.timer.Timer()
+      >>> import jax, jax.numpy as jnp
+      >>> from experiments.timer import Timer
+      >>> timer = Timer()
       >>> with timer.phase("train") as wait:
       ...     result = wait(jax.jit(jnp.sin)(jnp.ones(8)))
       >>> sorted(timer.seconds)

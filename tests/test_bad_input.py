@@ -272,11 +272,11 @@ CASES = {
         r"batch's leaves disagree.*batch\['z'\]: 3.*same leading size",
     ),
     "free forward passes": (
-        lambda: training.cost(PLAN, forward=0),
+        lambda: PLAN.cost(forward=0),
         r"forward must lie in \(0, inf\], got 0: choose",
     ),
     "a negative price": (
-        lambda: training.cost(PLAN, score=-1),
+        lambda: PLAN.cost(score=-1),
         r"score must lie in \[0, inf\], got -1: choose",
     ),
     # models

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int
 
-from attent_jax._checks import check_count
+from attent_jax._checks import check_count, check_number
+from attent_jax.teachers._plan_cost import PlanCost
 from attent_jax.typing import Teacher
 
 
@@ -43,6 +44,48 @@ class TeachingPlan(NamedTuple):
         """Examples scored, summed over epochs, if scores come from a scoring pass."""
         return int(self.needs_scores.sum()) * self.num_examples
 
+    def cost(
+        self, forward: float = 1.0, backward: float = 2.0, score: float = 1.0
+    ) -> PlanCost:
+        """Predict the plan's cost: taught · (F + B) + scored · score · F.
+
+        At a constant ratio r and interval I the cost relative to full training is
+        r + s / (I (1 + b)), for the score's price s and b = B / F.
+
+        Args:
+          forward: F, one example's forward pass, counted or measured in any unit.
+          backward: B, one example's backward pass: about 2 F, for LoRA 1 F, and 1 F
+            more under full rematerialisation.
+          score: the price of one score in forward passes; 0 if scores are the losses
+            of training.
+
+        Returns:
+          A `PlanCost`; `print` it for the verdict.
+
+        Raises:
+          TypeError, ValueError: if `forward` is not positive, or a price is negative.
+
+        Example:
+          >>> import attent_jax
+          >>> teacher = attent_jax.teachers.attent(
+          ...     attent_jax.selectors.top_k(), ratio=0.9, num_warmup_epochs=0)
+          >>> plan = attent_jax.teachers.plan(
+          ...     teacher, num_examples=1000, num_epochs=10, batch_size=50)
+          >>> print(plan.cost(score=0))
+          cheaper: 0.90 of full training's cost, 0% of it scoring
+          >>> plan.cost().is_cheaper  # scoring every epoch costs a third of it
+          False
+        """
+        forward = check_number("forward", forward, low=0, low_excluded=True)
+        backward = check_number("backward", backward, low=0)
+        score = check_number("score", score, low=0)
+        num_epochs = len(self.num_selected)
+        return PlanCost(
+            training=self.num_taught * (forward + backward),
+            scoring=self.num_scored * score * forward,
+            full=self.num_examples * num_epochs * (forward + backward),
+        )
+
     def __str__(self) -> str:
         """The table, one line an epoch."""
         rows = zip(
@@ -55,7 +98,7 @@ class TeachingPlan(NamedTuple):
         return "\n".join(["epoch  scores  num_selected  steps", *lines])
 
 
-def teaching_plan(
+def plan(
     teacher: Teacher, *, num_examples: int, num_epochs: int, batch_size: int
 ) -> TeachingPlan:
     """Run the teacher alone, without a learner, and record what it will ask for.

@@ -1,36 +1,32 @@
-"""Train steps, selective gradients, scoring passes, their cost and their time."""
+"""Train steps, selective gradients and scoring passes."""
 
-from attent_jax.training._cost import PlanCost, cost
 from attent_jax.training._score_pool import score_pool
-from attent_jax.training.selective._token_selective_loss import token_selective_loss
-from attent_jax.training.selective._selective_gradient import (
-    SelectiveInfo,
-    selective_value_and_grad,
-)
-from attent_jax.training.selective._selective_train_step import (
-    SelectiveTrainInfo,
-    make_selective_train_step,
-)
-from experiments.timer import Timer
 from attent_jax.training._train_step import (
     TrainInfo,
     TrainState,
-    make_train_step,
     init_train_state,
+    make_train_step,
+)
+from attent_jax.training._trainable import merge_params, partition_params
+from attent_jax.training.selective import (
+    SelectiveInfo,
+    SelectiveTrainInfo,
+    make_selective_train_step,
+    selective_value_and_grad,
+    token_selective_loss,
 )
 
 __all__ = [
-    "PlanCost",
     "SelectiveInfo",
     "SelectiveTrainInfo",
-    "Timer",
     "TrainInfo",
     "TrainState",
+    "init_train_state",
     "make_selective_train_step",
     "make_train_step",
-    "cost",
-    "init_train_state",
+    "merge_params",
+    "partition_params",
     "score_pool",
-    "token_selective_loss",
     "selective_value_and_grad",
+    "token_selective_loss",
 ]

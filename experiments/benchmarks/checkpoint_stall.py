@@ -42,9 +42,7 @@ def main(config: CheckpointStall) -> None:
     """Print, and keep if asked to, what a save costs."""
     loss_fn, params, batch = build("decoder", SIZE, remat=False)
     optimizer = optax.adam(1e-3)
-    train_step = jax.jit(
-        training.make_train_step(loss_fn, optimizer), donate_argnums=0
-    )
+    train_step = jax.jit(training.make_train_step(loss_fn, optimizer), donate_argnums=0)
     state = training.init_train_state(params, optimizer)
     weights = jnp.ones(SIZE.batch_size)
     state, _ = train_step(state, None, batch, weights)

@@ -15,7 +15,6 @@ import tyro
 
 from attent_jax import teachers
 from attent_jax.data import ArrayPool, epoch_order
-from attent_jax.schedules import teaching_plan
 from experiments import unicode_names
 from experiments.benchmarks.peer_rules import (
     Orders,
@@ -27,8 +26,8 @@ from experiments.benchmarks.peer_rules import (
 from experiments.budgets import SCORE_COST, Method, fit_to_budget
 from experiments.comparison import FULL, Row, difference, mean_std, methods_of
 from experiments.demo import BATCH_SIZE, METHODS, make_learner
-from experiments.workdir import environment
 from experiments.loop import Learner, Observer, teach
+from experiments.workdir import environment
 
 NO_TORCH = """\
 Skipped: torch is not installed, and the peers are written in it. Install it with
@@ -203,7 +202,7 @@ def _train_ours(
 
 def _cost(method: Method, num_examples: int, num_epochs: int) -> float:
     """What the method costs over just so many epochs, in examples trained."""
-    plan = teaching_plan(
+    plan = teachers.plan(
         method.make_teacher(num_epochs),
         num_examples=num_examples,
         num_epochs=num_epochs,

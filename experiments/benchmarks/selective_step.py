@@ -115,8 +115,8 @@ def measure(kind: str, size: Size, remat: bool, repeats: int) -> list[dict[str, 
         for way in ("two passes", "re-use"):
             ways[way, ratio] = training.make_selective_train_step(
                 loss_fn,
-                selectors.top_k(),
                 optimizer,
+                selectors.top_k(),
                 num_selected=int(ratio * size.batch_size),
                 reuse_forward=way == "re-use",
             )

@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 
 from attent_jax import data, distributed, schedules, scores, selectors, teachers
-from attent_jax.training import make_train_step, init_train_state, score_pool
+from attent_jax.training import init_train_state, make_train_step, score_pool
 from tests.distributed.recording_pool import RecordingPool
 from tests.families import examples, learner, loss_fn
 

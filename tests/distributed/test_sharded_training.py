@@ -23,8 +23,8 @@ from attent_jax.scores import loss
 from attent_jax.training import (
     TrainInfo,
     TrainState,
-    make_train_step,
     init_train_state,
+    make_train_step,
     score_pool,
 )
 from attent_jax.typing import Selection

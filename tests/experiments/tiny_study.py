@@ -14,9 +14,9 @@ import optax
 from attent_jax import distributed, scores, selectors, teachers, training
 from attent_jax.data import ArrayPool
 from experiments.budgets import Method
-from experiments.workdir import Run
-from experiments.study import Study, Task
 from experiments.loop import Learner
+from experiments.study import Study, Task
+from experiments.workdir import Run
 
 NUM_EXAMPLES, BATCH_SIZE, NUM_CLASSES = 400, 8, 3
 NUM_SEEDS, NUM_EPOCHS = 1, 3

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attent_jax.schedules import linear, teaching_plan
+from attent_jax import teachers
+from attent_jax.schedules import linear
 from attent_jax.selectors import top_k
 from attent_jax.teachers import attent, one_shot, recommended
 
@@ -21,7 +22,7 @@ def test_a_constant_ratio_is_floored_as_python_does(ratio):
     # rounding gives 29 of 100 at 0.29 (0.29 * 100 = 28.999…), 2 of 2 at 0.999
     for pool_size in (1, 2, 3, 10, 100, 1000):
         teacher = attent(top_k(), ratio, num_warmup_epochs=0)
-        plan = teaching_plan(
+        plan = teachers.plan(
             teacher, num_examples=pool_size, num_epochs=1, batch_size=1
         )
         assert plan.num_selected.tolist() == [max(1, math.floor(ratio * pool_size))]
@@ -29,7 +30,7 @@ def test_a_constant_ratio_is_floored_as_python_does(ratio):
 
 def test_a_ratio_schedule_is_floored_and_at_least_one():
     teacher = attent(top_k(), linear(0.125, 0.875, 6), num_warmup_epochs=0)
-    plan = teaching_plan(teacher, num_examples=4, num_epochs=8, batch_size=1)
+    plan = teachers.plan(teacher, num_examples=4, num_epochs=8, batch_size=1)
     assert plan.num_selected.tolist() == [1, 1, 1, 2, 2, 3, 3, 3]
 
 
@@ -99,7 +100,7 @@ def test_info_tells_ratio_and_interval_of_the_epoch():
 @pytest.mark.parametrize("num_epochs", [3, 4, 5, 6, 9, 12, 17, 20, 30, 45, 60])
 def test_recommended_ends_on_the_full_pool_with_12_percent_of_its_examples(num_epochs):
     num_examples = 1000
-    plan = teaching_plan(
+    plan = teachers.plan(
         recommended(num_epochs),
         num_examples=num_examples,
         num_epochs=num_epochs,

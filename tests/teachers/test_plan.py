@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attent_jax.schedules import linear, step, teaching_plan
+from attent_jax import teachers
+from attent_jax.schedules import linear, step
 from attent_jax.selectors import top_k
 from attent_jax.teachers import attent, full, one_shot
 from tests.families import TEACHERS
@@ -61,7 +62,7 @@ TABLES = {
 )
 def test_plan_is_the_table(teacher, sizes, scored, taught):
     num_examples, batch_size = sizes
-    plan = teaching_plan(
+    plan = teachers.plan(
         teacher,
         num_examples=num_examples,
         num_epochs=len(scored),
@@ -80,7 +81,7 @@ def test_plan_is_the_table(teacher, sizes, scored, taught):
 @pytest.mark.parametrize("name", TEACHERS)
 def test_plan_is_what_the_teacher_then_does(name):
     teacher, num_epochs, num_examples = TEACHERS[name], 12, 97
-    plan = teaching_plan(
+    plan = teachers.plan(
         teacher, num_examples=num_examples, num_epochs=num_epochs, batch_size=10
     )
     state = teacher.init(num_examples)
@@ -107,13 +108,13 @@ def test_plan_is_what_the_teacher_then_does(name):
 )
 def test_schedules_out_of_range_are_refused_with_their_epoch(arguments, message):
     with pytest.raises(ValueError, match=message):
-        teaching_plan(
+        teachers.plan(
             attent(top_k(), **arguments), num_examples=10, num_epochs=6, batch_size=4
         )
 
 
 def test_the_printed_table_has_a_line_for_each_epoch():
-    plan = teaching_plan(
+    plan = teachers.plan(
         one_shot(top_k(), 0.7), num_examples=10, num_epochs=3, batch_size=4
     )
     assert [line.split() for line in str(plan).splitlines()] == [

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from attent_jax.models import TextClassifier
-from attent_jax.training import make_train_step, init_train_state
+from attent_jax.training import init_train_state, make_train_step
 
 X = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 Y = np.random.default_rng(1).normal(size=6).astype(np.float32)

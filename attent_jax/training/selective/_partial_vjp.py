@@ -9,13 +9,13 @@ from jax.extend.core import jaxpr_as_fun
 from jaxtyping import Array, Float, Int, PyTree
 
 from attent_jax._checks import leading_size
-from attent_jax.training.selective._row_rules import Rows
 from attent_jax.training.selective._row_independence import (
     RowsNotIndependent,
     check_position_independent,
     check_row_independent,
     rows_of,
 )
+from attent_jax.training.selective._row_rules import Rows
 from attent_jax.typing import Batch, Params, Rng
 
 Gradient = Callable[[Int[Array, "selected"], Float[Array, "selected"]], Params]

@@ -9,8 +9,8 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from attent_jax._checks import check_rng, check_weights, leading_size
-from attent_jax.training.selective._selective_gradient import selective_value_and_grad
 from attent_jax.training._train_step import TrainState, descend, on_shard, over_axis
+from attent_jax.training.selective._selective_gradient import selective_value_and_grad
 from attent_jax.typing import Batch, LossFn, ScoreFn, SelectFn
 
 
@@ -33,8 +33,8 @@ class SelectiveTrainInfo(NamedTuple):
 
 def make_selective_train_step(
     loss_fn: LossFn,
-    select_fn: SelectFn,
     optimizer: optax.GradientTransformation,
+    select_fn: SelectFn,
     *,
     num_selected: int,
     score_fn: ScoreFn | None = None,
@@ -50,8 +50,8 @@ def make_selective_train_step(
 
     Args:
       loss_fn: `(params, rng, batch) -> [batch]`, not reduced over the batch.
-      select_fn: which rows, given the scores.
       optimizer: any optax transformation.
+      select_fn: which rows, given the scores.
       num_selected: rows taught, of the global batch under `jit`, of each shard's under
         `pmap` or `shard_map`.
       score_fn: `(params, rng, batch) -> [batch]`. None: the loss is the score.
@@ -74,7 +74,7 @@ def make_selective_train_step(
       >>> optimizer = optax.sgd(0.5)
       >>> train_step = attent_jax.training.make_selective_train_step(
       ...     lambda w, rng, batch: (batch - w) ** 2 / 2,
-      ...     attent_jax.selectors.top_k(), optimizer, num_selected=1)
+      ...     optimizer, attent_jax.selectors.top_k(), num_selected=1)
       >>> state = attent_jax.training.init_train_state(jnp.array(0.0), optimizer)
       >>> batch, weights = jnp.array([2.0, 4.0, 9.0]), jnp.array([1.0, 1.0, 0.0])
       >>> state, info = train_step(state, None, batch, weights)

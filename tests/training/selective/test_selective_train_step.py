@@ -11,9 +11,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from attent_jax import selectors
 from attent_jax.training import (
+    init_train_state,
     make_selective_train_step,
     make_train_step,
-    init_train_state,
 )
 from tests.training.learners import assert_close, scan_over_layers
 
@@ -36,8 +36,8 @@ def test_equals_a_plain_step_on_the_rows_it_names(reuse_forward):
     learner = scan_over_layers()
     step = make_selective_train_step(
         learner.loss_fn,
-        selectors.top_k(),
         OPTIMIZER,
+        selectors.top_k(),
         num_selected=3,
         reuse_forward=reuse_forward,
     )
@@ -61,8 +61,8 @@ def test_padding_is_selected_last_and_counts_nothing(reuse_forward):
     weights = jnp.ones(6).at[hardest].set(0)
     step = make_selective_train_step(
         learner.loss_fn,
-        selectors.top_k(),
         OPTIMIZER,
+        selectors.top_k(),
         num_selected=6,
         reuse_forward=reuse_forward,
     )
@@ -74,7 +74,7 @@ def test_padding_is_selected_last_and_counts_nothing(reuse_forward):
     assert_close(stepped, expected)
     assert jnp.isnan(info.scores[hardest])
     few = make_selective_train_step(
-        learner.loss_fn, selectors.top_k(), OPTIMIZER, num_selected=5
+        learner.loss_fn, OPTIMIZER, selectors.top_k(), num_selected=5
     )
     _, info = few(state, None, learner.batch, weights)
     assert hardest not in info.indices.tolist()
@@ -97,8 +97,8 @@ def sharded_step(learner, reuse_forward, mesh):
     replicated, split = PartitionSpec(), PartitionSpec("data")
     step = make_selective_train_step(
         learner.loss_fn,
-        selectors.top_k(),
         OPTIMIZER,
+        selectors.top_k(),
         num_selected=2,
         reuse_forward=reuse_forward,
         axis_name="data",
@@ -156,8 +156,8 @@ def test_the_selection_is_global_under_jit_on_a_mesh(reuse_forward):
     split = NamedSharding(mesh, PartitionSpec("data"))
     step = make_selective_train_step(
         learner.loss_fn,
-        selectors.top_k(),
         OPTIMIZER,
+        selectors.top_k(),
         num_selected=4,
         reuse_forward=reuse_forward,
     )
@@ -176,7 +176,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counter(value, select
     (x,), y = learner.batch
     step = (
         make_selective_train_step(
-            learner.loss_fn, selectors.top_k(), OPTIMIZER, num_selected=6
+            learner.loss_fn, OPTIMIZER, selectors.top_k(), num_selected=6
         )
         if selective
         else make_train_step(learner.loss_fn, OPTIMIZER)
@@ -222,7 +222,7 @@ def test_gradients_that_only_overflow_squared_are_not_skipped():
 def test_a_batch_of_padding_alone_is_no_division_by_zero():
     learner = scan_over_layers()
     step = make_selective_train_step(
-        learner.loss_fn, selectors.top_k(), optax.sgd(0.1), num_selected=3
+        learner.loss_fn, optax.sgd(0.1), selectors.top_k(), num_selected=3
     )
     state = init_train_state(learner.params, optax.sgd(0.1))
     after, info = step(state, None, learner.batch, jnp.zeros(6))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from attent_jax import selectors
-from attent_jax.training import token_selective_loss, selective_value_and_grad
+from attent_jax.training import selective_value_and_grad, token_selective_loss
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 10)), jnp.float32)
 LENGTHS = np.array([10, 7, 1, 0])
