@@ -16,19 +16,18 @@ def described(factory: _Factory) -> _Factory:
 
     @functools.wraps(factory)
     def make(*args, **kwargs):
-        made = factory(*args, **kwargs)
+        made: Any = factory(*args, **kwargs)
         recipe = _Recipe(make, args, kwargs)
         if isinstance(made, tuple) and hasattr(made, "_fields"):
-            fields = made._fields  # type: ignore[attr-defined]
             return type(made)(
                 *(
                     _Described(function, recipe, field)
-                    for field, function in zip(fields, made, strict=True)
+                    for field, function in zip(made._fields, made, strict=True)
                 )
             )
         return _Described(made, recipe)
 
-    return make  # type: ignore[return-value]
+    return make  # pyright: ignore[reportReturnType]
 
 
 class _Recipe:
@@ -48,10 +47,10 @@ class _Described:
 
     def __init__(self, function: Callable, recipe: _Recipe, field: str | None = None):
         functools.update_wrapper(self, function)
-        self._recipe, self._field = recipe, field
+        self._function, self._recipe, self._field = function, recipe, field
 
     def __call__(self, *args, **kwargs):
-        return self.__wrapped__(*args, **kwargs)
+        return self._function(*args, **kwargs)
 
     def __repr__(self) -> str:
         return f"{self._recipe}.{self._field}" if self._field else repr(self._recipe)

@@ -34,6 +34,6 @@ class PlanCost(NamedTuple):
         if self.is_cheaper:
             return f"cheaper: {parts}"
         return (
-            f"not cheaper: {parts}; lower the ratio, lengthen the interval, or score by "
-            f"the losses of training (score=0)"
+            f"not cheaper: {parts}; lower the ratio, lengthen the interval, or score "
+            f"by the losses of training (score=0)"
         )

@@ -80,6 +80,7 @@ def merge_params(trained: Params, frozen: Params) -> Params:
 
 def _is_trained(params, leaves, treedef, trainable: Trainable) -> list[bool]:
     """A bool for each leaf."""
+    answers: list[Any]
     if callable(trainable):
         answers = [trainable(_name(path)) for path, _ in leaves]
     else:

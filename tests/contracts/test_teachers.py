@@ -35,7 +35,9 @@ def assert_identical(one, other):
 
 
 def test_the_family_is_complete():
-    assert {name.split()[0] for name in TEACHERS} == set(teachers.__all__)
+    assert {name.split()[0] for name in TEACHERS} == {
+        name for name in teachers.__all__ if name.islower() and name != "plan"
+    }
 
 
 @every_teacher
