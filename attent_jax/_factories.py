@@ -18,11 +18,11 @@ def described(factory: _Factory) -> _Factory:
     def make(*args, **kwargs):
         made: Any = factory(*args, **kwargs)
         recipe = _Recipe(make, args, kwargs)
-        if isinstance(made, tuple) and hasattr(made, "_fields"):
+        if fields := getattr(made, "_fields", None):
             return type(made)(
                 *(
                     _Described(function, recipe, field)
-                    for field, function in zip(made._fields, made, strict=True)
+                    for field, function in zip(fields, made, strict=True)
                 )
             )
         return _Described(made, recipe)
