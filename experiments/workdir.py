@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from datetime import datetime
@@ -175,7 +176,8 @@ def environment() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "python": platform.python_version(),
         "commit": _git_commit(),
-        "command": " ".join(["python -m experiments", *sys.argv[1:]]),
+        # sys.argv does not have the module that was run.
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
         **{package: version(package) for package in packages},
     }
 

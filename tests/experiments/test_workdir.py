@@ -1,10 +1,16 @@
 """A run's folder is its own."""
 
 import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from experiments.workdir import Run, environment
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_no_run_overwrites_anothers_results(tmp_path):
@@ -29,3 +35,13 @@ def test_the_default_folder_is_new_each_time(tmp_path, monkeypatch):
 
 def test_a_result_says_what_it_depends_on():
     assert {"device", "jax", "commit", "python"} <= environment().keys()
+
+
+def test_the_recorded_command_is_the_one_that_was_run():
+    # sys.argv would give "-c --seeds 3" after any module's name
+    program = "from experiments.workdir import environment as e; print(e()['command'])"
+    arguments = ["-c", program, "--seeds", "3"]
+    finished = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT
+    )
+    assert finished.stdout.strip() == shlex.join(["python", *arguments])
