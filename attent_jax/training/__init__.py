@@ -7,7 +7,7 @@ from attent_jax.training._train_step import (
     init_train_state,
     make_train_step,
 )
-from attent_jax.training._trainable import merge_params, partition_params
+from attent_jax._trainable import merge_params, partition_params
 from attent_jax.training.selective import (
     SelectiveInfo,
     SelectiveTrainInfo,
