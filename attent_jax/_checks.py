@@ -1,5 +1,6 @@
 """Argument checks: each error names the argument, its value and the remedy."""
 
+import inspect
 import numbers
 import operator
 from typing import Any
@@ -9,8 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def check_count(name: str, value: Any, *, minimum: int = 1) -> int:
-    """`value` as an int, at least `minimum`."""
+MAX_COUNT = 2**31 - 1
+"""The largest pool, and the largest count, that 32-bit ids can index."""
+
+
+def check_count(
+    name: str, value: Any, *, minimum: int = 1, maximum: int | None = None
+) -> int:
+    """`value` as an int, at least `minimum` and at most `maximum`."""
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -23,6 +30,10 @@ def check_count(name: str, value: Any, *, minimum: int = 1) -> int:
     if count < minimum:
         raise ValueError(
             f"{name} must be at least {minimum}, got {count}: pass {minimum} or more."
+        )
+    if maximum is not None and count > maximum:
+        raise ValueError(
+            f"{name} must be at most {maximum}, got {count}: pass {maximum} or less."
         )
     return count
 
@@ -125,3 +136,50 @@ def check_weights(weights: Any, num_examples: int) -> None:
             f"weights must have shape ({num_examples},), one per example of the batch, "
             f"got {np.shape(weights)}."
         )
+
+
+def takes(function: Any, num_arguments: int) -> bool:
+    """Whether `function` can be called with so many positional arguments."""
+    if not callable(function):
+        return False
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # a built-in without a signature
+        return True
+    try:
+        signature.bind(*range(num_arguments))
+    except TypeError:
+        return False
+    return True
+
+
+def shown(value: Any) -> str:
+    """`value` for an error message; functions by their name."""
+    if inspect.isroutine(value) or inspect.isclass(value):
+        return f"{value.__name__} itself"
+    return repr(value)
+
+
+def check_select_fn(name: str, select_fn: Any) -> None:
+    """Refuse what is not a selector, a factory of selectors included."""
+    if not takes(select_fn, 3):
+        raise TypeError(
+            f"{name} must be a selector, got {shown(select_fn)}: pass e.g. "
+            f"attent_jax.selectors.top_k() (called, with its parentheses)."
+        )
+
+
+def pool_scores(scores: Any) -> jax.Array:
+    """`scores` as an array; lists are converted."""
+    if hasattr(scores, "losses") and hasattr(scores, "scores"):
+        raise TypeError(
+            f"scores is a {type(scores).__name__}: pass its scores, `table.scores`."
+        )
+    if type(scores) in (list, tuple):
+        return jnp.asarray(scores, float)
+    if not hasattr(scores, "shape"):
+        raise TypeError(
+            f"scores must be an array of shape [pool], got {type(scores).__name__}: "
+            f"pass one score per example, e.g. a jax or NumPy array."
+        )
+    return jnp.asarray(scores)

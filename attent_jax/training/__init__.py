@@ -1,5 +1,6 @@
 """Train steps, selective gradients and scoring passes."""
 
+from attent_jax._trainable import merge_params, partition_params
 from attent_jax.training._score_pool import score_pool
 from attent_jax.training._train_step import (
     TrainInfo,
@@ -7,7 +8,6 @@ from attent_jax.training._train_step import (
     init_train_state,
     make_train_step,
 )
-from attent_jax._trainable import merge_params, partition_params
 from attent_jax.training.selective import (
     SelectiveInfo,
     SelectiveTrainInfo,
