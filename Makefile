@@ -1,4 +1,4 @@
-# Everything a person runs. `make` alone lists the targets.
+# Every command of the project. `make` alone lists them.
 PYTHON ?= python3
 ARGS ?=
 VENV := .venv
@@ -6,9 +6,11 @@ LOCK := requirements/locked.txt
 # The newest other interpreter (>= 3.12), on PATH or under pyenv; empty if none.
 NEWEST := $(shell .ci/newest-python)
 
-FIGURES := experiments/figures
+# Where `make figures` puts what README.md and the documentation show.
+FIGURES := docs/figures
 
-.PHONY: help setup demo theory figures benchmarks test test-newest lint format lock clean
+.PHONY: help setup demo theory figures benchmarks docs serve-docs test test-slow \
+  test-newest lint format lock clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -18,10 +20,10 @@ setup: $(VENV)/.installed ## Create .venv with the locked requirements and this 
 demo: setup ## Train with and without teaching on real data (3 minutes); ARGS="--help"
 	$(VENV)/bin/python -m experiments demo $(ARGS)
 
-theory: setup ## What the attention NTK does, in eight figures (3 minutes); ARGS="--help"
+theory: setup ## Check the theory's claims, in eight figures (3 minutes); ARGS="--help"
 	$(VENV)/bin/python -m experiments kernel-convergence $(ARGS)
 
-figures: setup ## Make the README's figures again (6 minutes)
+figures: setup ## Draw the figures of the README and the documentation (6 minutes)
 	rm -rf runs/figures
 	$(VENV)/bin/python -m experiments demo --out runs/figures/demo
 	$(VENV)/bin/python -m experiments kernel-convergence --out runs/figures/kernel
@@ -29,7 +31,7 @@ figures: setup ## Make the README's figures again (6 minutes)
 	  cp $$figure $(FIGURES)/$$(basename $$(dirname $$figure))_$$(basename $$figure); \
 	done
 
-benchmarks: setup ## Speed, as ratios: selection, steps, devices, checkpoints, the ANTK, peers
+benchmarks: setup ## Measure speed as ratios, on an idle machine
 	$(VENV)/bin/python -m experiments.benchmarks.selection_overhead
 	$(VENV)/bin/python -m experiments.benchmarks.scoring_throughput
 	$(VENV)/bin/python -m experiments.benchmarks.loop_overhead
@@ -39,8 +41,17 @@ benchmarks: setup ## Speed, as ratios: selection, steps, devices, checkpoints, t
 	$(VENV)/bin/python -m experiments.benchmarks.antk
 	$(VENV)/bin/python -m experiments.benchmarks.peers
 
+docs: setup ## Build the documentation into site/; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
+
+serve-docs: setup ## Serve the documentation on localhost:8000 and rebuild on changes
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs serve
+
 test: setup ## Run the test suite
 	$(VENV)/bin/python -m pytest $(ARGS)
+
+test-slow: setup ## Run the tests that the suite leaves out for their time
+	$(VENV)/bin/python -m pytest -m slow $(ARGS)
 
 test-newest: ## Run the suite on the newest jax line (needs Python >= 3.12)
 ifeq ($(NEWEST),)
@@ -54,19 +65,22 @@ lint: setup ## Check format, style and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
-format: setup ## Format and mend what can be mended
+format: setup ## Format, and fix what can be fixed
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-lock: setup ## Resolve the requirements anew, for every Python and platform
-	$(VENV)/bin/uv pip compile pyproject.toml --extra experiments --extra theory --extra dev \
-	  --universal --python-version 3.11 --fork-strategy requires-python --upgrade \
-	  --generate-hashes --no-header --no-annotate --quiet --output-file $(LOCK)
+# The lock file holds names, versions and hashes, and no index address.
+lock: setup ## Lock the requirements for every Python and platform; ARGS=--upgrade
+	$(VENV)/bin/uv pip compile pyproject.toml \
+	  --extra experiments --extra theory --extra docs --extra dev \
+	  --universal --python-version 3.11 --fork-strategy requires-python \
+	  --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	  --no-emit-find-links --quiet --output-file $(LOCK) $(ARGS)
 
-clean: ## Remove the environments and caches (never runs/)
-	rm -rf .venv .venv-newest .pytest_cache .ruff_cache .hypothesis
+clean: ## Remove environments, caches and site/ (never runs/)
+	rm -rf .venv .venv-newest .pytest_cache .ruff_cache .hypothesis site
 
-# The packages are locked with their whole closure: nothing is left to resolve.
+# The lock file lists every package with its dependencies: pip resolves nothing.
 $(VENV)/.installed: $(LOCK) pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "attent-jax needs Python >= 3.11; set PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)

@@ -1,4 +1,4 @@
-"""Set-up of every test and doctest, before jax or attent_jax is imported."""
+"""Settings for all tests and doctests, made before jax or attent_jax is imported."""
 
 import os
 
@@ -25,7 +25,7 @@ settings.load_profile("repeatable")
 
 @pytest.fixture(autouse=True)
 def _float64_for_theory(request):
-    """Tests and examples of theory/ compute in float64, as its users should."""
+    """Run the tests and examples of theory/ in float64, as its users should."""
     if "theory" in request.path.relative_to(request.config.rootpath).parts[:2]:
         with jax.enable_x64(True):
             yield
@@ -35,7 +35,7 @@ def _float64_for_theory(request):
 
 @pytest.fixture
 def compile_fast():
-    """For programs whose compilation is the time: half of it is optimisation."""
+    """Skip XLA's optimisations, which take half of the compile time."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
