@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-
 MAX_COUNT = 2**31 - 1
 """The largest pool, and the largest count, that 32-bit ids can index."""
 

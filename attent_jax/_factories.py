@@ -60,6 +60,11 @@ class _Described:
         return _remake, (recipe.factory, recipe.args, recipe.kwargs, self._field)
 
 
+def recipe(function: Callable) -> str | None:
+    """The call that made a function, or the NamedTuple it is a field of."""
+    return repr(function._recipe) if isinstance(function, _Described) else None
+
+
 def _remake(factory, args, kwargs, field):
     made = factory(*args, **kwargs)
     return getattr(made, field) if field else made

@@ -3,7 +3,7 @@
 An *example* is one datum with a stable integer id, its position in the *pool*. A
 *score* says how much there is to learn from an example now (higher = teach sooner).
 A *selection* is which examples are taught next. A *teacher* decides when to score
-and when to select anew; the *learner* is the network in training.
+and when to select again; the *learner* is the network in training.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from attent_jax._factories import recipe
 
 Params = PyTree
 """The learner's parameters: any pytree."""
@@ -30,14 +32,15 @@ Scores = Float[Array, "pool"]
 """One score per example. NaN: no score, taught last."""
 
 Schedule = Callable[[Any], Any]
-"""A step or epoch, Python number or traced array -> a value."""
+"""`(step) -> value`, of a step or an epoch: a Python number or a traced array. Any
+optax schedule serves too."""
 
 
 class LossFn(Protocol):
     """Loss of each example; you write it, train steps and scores call it.
 
-    Never reduced over the batch. `rng=None` asks for the deterministic loss
-    (no dropout).
+    Do not reduce it over the batch. `rng=None` asks for the deterministic loss (no
+    dropout).
     """
 
     def __call__(
@@ -75,8 +78,8 @@ class ScoreFn(Protocol):
 class Selection(NamedTuple):
     """Which examples to teach.
 
-    A permutation of the whole pool with a traced count, so that no shape follows
-    the ratio and a whole curriculum is one trace.
+    A permutation of the whole pool with a traced count. No shape depends on the
+    ratio, so a whole curriculum is traced once.
     """
 
     indices: Int[Array, "pool"]
@@ -88,7 +91,7 @@ class Selection(NamedTuple):
 
 
 class SelectFn(Protocol):
-    """The choice of `num_selected` examples; `selectors` makes it, teachers call it."""
+    """Chooses `num_selected` examples; `selectors` makes it, teachers call it."""
 
     def __call__(
         self, rng: jax.Array, scores: Scores, num_selected: int | Int[Array, ""], /
@@ -96,34 +99,46 @@ class SelectFn(Protocol):
 
 
 class ScoreTransform(NamedTuple):
-    """A stateful map from scores to scores, in optax's grammar."""
+    """A map from scores to scores with a state, like an optax transformation."""
 
     init: Callable[[int], PyTree]
     """`(num_examples) -> state`"""
     update: Callable[[Scores, PyTree], tuple[Scores, PyTree]]
-    """`(scores[pool], state) -> (scores[pool], state)`"""
+    """`(scores[pool], state) -> (scores[pool], state)`, the state with the same
+    structure and dtypes in and out."""
+
+    def __repr__(self) -> str:
+        """The call that made it, e.g. `ema(0.9)`."""
+        return recipe(self.update) or tuple.__repr__(self)
 
 
 class TeacherState(NamedTuple):
-    """What a teacher carries from epoch to epoch: a fixpoint of `update`."""
+    """What a teacher carries from epoch to epoch.
+
+    `update` takes and returns the same pytree structure, so the state can be carried
+    through `scan` and restored from a checkpoint.
+    """
 
     epoch: Int[Array, ""]
-    """`[]` the epoch that the next `update` opens."""
+    """`[]` the epoch that the next `update` starts."""
     next_selection: Int[Array, ""]
     """`[]` the epoch from which a new selection is due."""
     selection: Selection
     """What is being taught."""
+    score_transform: PyTree = ()
+    """The state of the teacher's score transform; `()` where it has none."""
 
 
 class TeacherInfo(NamedTuple):
-    """Diagnostics of one `update`; nobody must keep them."""
+    """Diagnostics of one `update`; may be discarded."""
 
     epoch: Int[Array, ""]
-    """`[]` the epoch just opened."""
+    """`[]` the epoch just started."""
     ratio: Float[Array, ""]
-    """`[]` the ratio schedule's value; outside the taught epochs, the share drawn."""
+    """`[]` the ratio schedule's value; in warm-up and final epochs, the share drawn."""
     interval: Int[Array, ""]
-    """`[]` the interval schedule's value: how long a selection made now lasts."""
+    """`[]` how many epochs a selection made now lasts, the floor of the interval
+    schedule's value; below 1 where the schedule is out of range, 0 where it is NaN."""
     is_reselected: Bool[Array, ""]
     """`[]` whether this epoch's selection came from the scores given."""
 
@@ -139,3 +154,7 @@ class Teacher(NamedTuple):
         [jax.Array, TeacherState, Scores], tuple[TeacherState, TeacherInfo]
     ]
     """`(rng, state, scores[pool]) -> (state, info)`"""
+
+    def __repr__(self) -> str:
+        """The call that made it, e.g. `attent(top_k(), 0.5)`."""
+        return recipe(self.update) or tuple.__repr__(self)

@@ -1,22 +1,28 @@
 """Maps from scores to scores, between scoring and selection.
 
-Non-finite scores keep their meaning (+inf first, −inf last, NaN: no score) and do not
-enter any statistic.
+Scores that are not finite keep their meaning (+inf first, −inf last, NaN: no score)
+and do not enter any statistic.
 """
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from attent_jax._checks import check_number
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from attent_jax._checks import check_number, pool_scores, shown
+from attent_jax._factories import described
 from attent_jax._partition import largest, sortable
 from attent_jax.typing import Scores, ScoreTransform
 
 
+@described
 def standardize() -> ScoreTransform:
     """Mean 0 and standard deviation 1 over the pool's finite scores.
 
-    Gives `gumbel_top_k` a temperature in standard deviations, whatever the loss.
-    Scores without spread become 0.
+    With it the temperature of `gumbel_top_k` is in standard deviations, whatever the
+    loss. Scores without spread become 0.
 
     Returns:
       A stateless `ScoreTransform`.
@@ -31,27 +37,37 @@ def standardize() -> ScoreTransform:
 
     def update(scores, state):
         finite = jnp.isfinite(scores)
-        # From the least score on: equal scores then have no spread, not a rounding's.
+        # Relative to the least score, so that equal scores have a spread of exactly 0.
         above = scores - jnp.min(scores, where=finite, initial=jnp.inf)
         mean = jnp.mean(above, where=finite)
         spread = jnp.std(above, where=finite)
-        scaled = (above - mean) / jnp.where(spread > 0, spread, 1)
+        scaled = (above - mean) / jnp.where(spread > 0, spread, jnp.ones_like(spread))
         return jnp.where(finite, scaled, scores), state
 
-    return ScoreTransform(lambda num_examples: (), update)
+    return ScoreTransform(_no_state, _compiled(update))
 
 
+class EmaState(NamedTuple):
+    """What `ema` carries from update to update."""
+
+    average: Float[Array, "pool"]
+    """`[pool]` the averages; 0 where there is no score yet."""
+    is_scored: Bool[Array, "pool"]
+    """`[pool]` whether the example has had a score."""
+
+
+@described
 def ema(decay: float) -> ScoreTransform:
     """Exponential moving average over updates: decay · old + (1 − decay) · new.
 
-    An example's first finite score is taken as it is; a NaN (no score this time)
-    leaves its average alone.
+    An example's first finite score is taken as it is. A NaN (no score this time)
+    leaves the example's average as it was.
 
     Args:
       decay: in [0, 1).
 
     Returns:
-      A `ScoreTransform` whose state is the average, `[pool]`.
+      A `ScoreTransform` whose state is the averages, and which examples have one.
 
     Raises:
       ValueError: for a decay outside [0, 1).
@@ -68,17 +84,24 @@ def ema(decay: float) -> ScoreTransform:
     decay = check_decay(decay)
 
     def init(num_examples):
-        return jnp.full(num_examples, jnp.nan, dtype=float)
+        """`(num_examples) -> state`, in which no example has a score."""
+        return EmaState(jnp.zeros(num_examples, float), jnp.zeros(num_examples, bool))
 
     def update(scores, state):
-        average = blend(state, scores, decay).astype(state.dtype)
-        return average, average
+        # Not a NaN in the state, which jax_debug_nans would report.
+        old = jnp.where(state.is_scored, state.average, jnp.inf)
+        scores = scores.astype(old.dtype)
+        is_scored = state.is_scored | ~jnp.isnan(scores)
+        average = jnp.where(is_scored, blend(old, scores, decay), 0)
+        scores = jnp.where(is_scored, average, jnp.nan)
+        return scores, EmaState(average, is_scored)
 
-    return ScoreTransform(init, update)
+    return ScoreTransform(init, _compiled(update))
 
 
+@described
 def trim_top(quantile: float) -> ScoreTransform:
-    """Send the scores above a quantile to −inf: guards against mislabelled examples.
+    """Send the scores above a quantile to −inf, a guard against mislabelled examples.
 
     The 1 − quantile highest scores, floor((1 − quantile) · pool) of them, are taught
     last. Beware that rare classes have high losses too.
@@ -105,9 +128,10 @@ def trim_top(quantile: float) -> ScoreTransform:
         trimmed = largest(jnp.array(num_trimmed, jnp.int32), sortable(scores))
         return jnp.where(trimmed, -jnp.inf, scores), state
 
-    return ScoreTransform(lambda num_examples: (), update)
+    return ScoreTransform(_no_state, _compiled(update))
 
 
+@described
 def chain(*transforms: ScoreTransform) -> ScoreTransform:
     """Apply transforms one after the other.
 
@@ -117,6 +141,9 @@ def chain(*transforms: ScoreTransform) -> ScoreTransform:
     Returns:
       A `ScoreTransform` whose state is the tuple of theirs.
 
+    Raises:
+      TypeError: if one of them is not a `ScoreTransform`.
+
     Example:
       >>> import jax.numpy as jnp, attent_jax
       >>> transform = attent_jax.scores.chain(
@@ -124,8 +151,11 @@ def chain(*transforms: ScoreTransform) -> ScoreTransform:
       >>> transform.update(jnp.array([1.0, 3.0]), transform.init(2))[0]
       Array([-1.,  1.], dtype=float32)
     """
+    for i, transform in enumerate(transforms):
+        check_transform(f"transforms[{i}]", transform)
 
     def init(num_examples):
+        """`(num_examples) -> state`, a tuple of the transforms' states."""
         return tuple(transform.init(num_examples) for transform in transforms)
 
     def update(scores, state):
@@ -135,10 +165,19 @@ def chain(*transforms: ScoreTransform) -> ScoreTransform:
             new_state.append(one)
         return scores, tuple(new_state)
 
-    return ScoreTransform(init, update)
+    return ScoreTransform(init, _compiled(update))
 
 
-def blend(old: Scores, new: Scores, decay: float) -> Float[Array, "pool"]:
+def check_transform(name: str, transform: Any) -> None:
+    """Refuse what is not a score transform."""
+    if not all(callable(getattr(transform, part, None)) for part in ("init", "update")):
+        raise TypeError(
+            f"{name} must be a ScoreTransform, got {shown(transform)}: pass e.g. "
+            f"attent_jax.scores.standardize() (called, with its parentheses)."
+        )
+
+
+def blend(old: Scores, new: Scores, decay: Any) -> Float[Array, "pool"]:
     """decay · old + (1 − decay) · new where both are finite, else new, NaN ignored."""
     both = jnp.isfinite(old) & jnp.isfinite(new)
     blended = jnp.where(both, decay * old + (1 - decay) * new, new)
@@ -146,7 +185,28 @@ def blend(old: Scores, new: Scores, decay: float) -> Float[Array, "pool"]:
 
 
 def check_decay(decay: float) -> float:
+    """`decay` as a float in [0, 1)."""
     decay = check_number("decay", decay, low=0, high=1)
     if decay == 1:
         raise ValueError("decay is 1, which would never learn a new score: lower it.")
     return decay
+
+
+def _no_state(num_examples):
+    """`(num_examples) -> ()`: nothing is carried."""
+    return ()
+
+
+def _compiled(update: Callable) -> Callable:
+    """`update` jitted, for any array or list of scores.
+
+    NaN means "no score" here, so `jax_debug_nans` is off within.
+    """
+    jitted = jax.jit(update)
+
+    def transform_scores(scores, state):
+        """`(scores[pool], state) -> (scores[pool], state)`."""
+        with jax.debug_nans(False):
+            return jitted(pool_scores(scores), state)
+
+    return transform_scores

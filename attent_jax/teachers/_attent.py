@@ -1,4 +1,4 @@
-"""The teacher of the paper, and the two that are its corners."""
+"""The teacher of the paper, and two special cases of it."""
 
 import math
 
@@ -6,11 +6,22 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from attent_jax._checks import check_count, check_number, check_rng
+from attent_jax._checks import (
+    MAX_COUNT,
+    check_count,
+    check_number,
+    check_rng,
+    check_select_fn,
+    pool_scores,
+)
+from attent_jax._factories import described
 from attent_jax.schedules import constant
+from attent_jax.scores._transforms import check_transform
 from attent_jax.selectors import uniform
+from attent_jax.teachers._schedule_values import check_schedule, eager_check
 from attent_jax.typing import (
     Schedule,
+    ScoreTransform,
     SelectFn,
     Selection,
     Teacher,
@@ -21,22 +32,24 @@ from attent_jax.typing import (
 _NEVER = 2**30  # an epoch no training reaches; exact in float32, and its double fits
 
 
+@described
 def attent(
     select_fn: SelectFn,
     ratio: float | Schedule,
     interval: int | Schedule = 1,
     num_warmup_epochs: float = 1,
     *,
+    score_transform: ScoreTransform | None = None,
     num_epochs: int | None = None,
     num_final_epochs: float = 0,
 ) -> Teacher:
-    """AtteNT: score the pool, select the examples to learn from, teach them a while.
+    """AtteNT: score the pool, select examples, and train on them for some epochs.
 
     After the warm-up epochs w the pool is scored and a subset selected at epochs w,
-    w + interval, …; training in between is on the selection alone, examples each once
+    w + interval, …. In between, training is on the selection alone, each example once
     an epoch. `ratio` and `interval` are numbers or schedules of the epoch; a new
     selection takes max(1, floor(ratio · pool)) examples and lasts floor(interval)
-    epochs. The interval that the end cuts short is simply shorter.
+    epochs. The last interval may be cut short by the end of training.
 
     Warm-up and final epochs train on the full pool. Both counts may have a fraction,
     which is one more epoch on a uniform draw of that share of the pool, after the
@@ -47,21 +60,28 @@ def attent(
       ratio: share of the pool per selection, in (0, 1].
       interval: epochs between selections, >= 1.
       num_warmup_epochs: before the first selection, >= 0.
-      num_epochs: of the whole training; needed only for final epochs.
+      score_transform: applied to the scores before `select_fn` sees them, e.g.
+        `scores.standardize()`. It is updated only where a selection is due, since
+        only then are the scores fresh: `scores.ema(0.9)` averages over selections,
+        not over epochs. Its state is the field `score_transform` of the teacher's.
+      num_epochs: of the whole training; needed only for final epochs. Give
+        `teachers.plan` the same number.
       num_final_epochs: at the end, on the full pool, >= 0.
 
     Returns:
-      A `Teacher`. Its `update` is called once before each epoch; where `needs_scores`
-      says so, with fresh scores, from a scoring pass (`training.score_pool`) or from
-      the losses seen in training (`scores.ScoreTable`). Else the scores' values are
-      not read.
+      A `Teacher`. Call its `update` once before each epoch, and where `needs_scores`
+      is true give it fresh scores, from a scoring pass (`training.score_pool`) or
+      from the losses seen in training (`scores.ScoreTable`). In other epochs the
+      values of the scores are not read.
 
     Raises:
       ValueError: for a ratio outside (0, 1], an interval below 1, negative warm-up or
         final epochs, final epochs without `num_epochs`, or more warm-up and final
-        epochs than there are. Schedules are checked over all epochs by
-        `teachers.plan`.
-      TypeError: for arguments of other types.
+        epochs than `num_epochs`. A schedule's values are checked by `teachers.plan`
+        for all epochs, and by each `update` that is not traced. Under `jit` they are
+        clamped: a ratio to (0, 1], an interval to at least 1, NaN to 1.
+      TypeError: for arguments of other types, e.g. a selector's factory in place of
+        the selector.
 
     Example:
       >>> import jax, jax.numpy as jnp, attent_jax
@@ -81,18 +101,22 @@ def attent(
     Reference: Nonparametric Teaching of Attention Learners (arXiv 2602.20461), Alg. 1
     and section 5; ratio rising, interval growing, Soft selection is what it adopts.
     """
-    if not callable(select_fn):
-        raise TypeError(
-            f"select_fn must be a selector, got {select_fn!r}: pass e.g. "
-            f"attent_jax.selectors.top_k() (called, with its parentheses)."
-        )
+    check_select_fn("select_fn", select_fn)
+    is_scheduled = callable(ratio) or callable(interval)
     if callable(ratio):
+        check_schedule("ratio", ratio)
         ratio_at = ratio
     else:
         ratio = check_number("ratio", ratio, low=0, high=1, low_excluded=True)
         ratio_at = constant(ratio)
-    if not callable(interval):
-        interval = constant(check_count("interval", interval))
+    if callable(interval):
+        check_schedule("interval", interval)
+        interval_at = interval
+    else:
+        interval_at = constant(check_count("interval", interval))
+    if score_transform is None:
+        score_transform = ScoreTransform(lambda num_examples: (), lambda *args: args)
+    check_transform("score_transform", score_transform)
     warmup = check_number("num_warmup_epochs", num_warmup_epochs, low=0, high=_NEVER)
     final = check_number("num_final_epochs", num_final_epochs, low=0, high=_NEVER)
     first_taught = math.ceil(warmup)
@@ -110,18 +134,22 @@ def attent(
             f"so that the teacher knows where the end is."
         )
     draw = uniform()
+    check_values = eager_check(ratio_at, interval_at, first_taught, first_final)
 
     def is_taught(epoch):
         return (first_taught <= epoch) & (epoch < first_final)
 
-    def is_due(state: TeacherState):
+    def needs_scores(state: TeacherState):
+        """`(state) -> []` whether the next `update` reads its scores."""
         return is_taught(state.epoch) & (state.next_selection <= state.epoch)
 
     def num_taught(epoch, pool_size):
         if not callable(ratio):
             return _share(ratio, pool_size)  # in Python's floats
-        asked = jnp.floor(ratio(epoch) * pool_size).astype(jnp.int32)
-        return jnp.clip(asked, 1, pool_size)
+        share = jnp.asarray(ratio(epoch), float)
+        asked = jnp.floor(jnp.clip(share, 0, 1) * pool_size).astype(jnp.int32)
+        # Not share >= 1, so that NaN is the full pool; the product may round up.
+        return jnp.where(share < 1, jnp.clip(asked, 1, pool_size), pool_size)
 
     def num_untaught(epoch, pool_size):
         """Examples in a warm-up or a final epoch: all, or the fraction's share."""
@@ -136,7 +164,8 @@ def attent(
         return jnp.where(epoch < first_taught, warming, ending)
 
     def init(num_examples: int) -> TeacherState:
-        num_examples = check_count("num_examples", num_examples)
+        """`(num_examples) -> state` before the first epoch, for a pool of that size."""
+        num_examples = check_count("num_examples", num_examples, maximum=MAX_COUNT)
         return TeacherState(
             epoch=jnp.zeros((), jnp.int32),
             next_selection=jnp.zeros((), jnp.int32),
@@ -145,61 +174,87 @@ def attent(
                 weights=jnp.ones(num_examples, jnp.float32),
                 num_selected=jnp.array(num_examples, jnp.int32),
             ),
+            score_transform=score_transform.init(num_examples),
         )
 
-    def update(rng, state, scores):
-        check_rng("rng", rng)
-        pool_size = state.selection.indices.size
-        if jnp.shape(scores) != (pool_size,):
-            raise ValueError(
-                f"scores must have shape ({pool_size},), one per example of the pool "
-                f"the teacher was initialised for, got {jnp.shape(scores)}: pass the "
-                f"whole pool's scores, in id order; zeros while none are due."
-            )
-        epoch, taught, due = state.epoch, is_taught(state.epoch), is_due(state)
+    @jax.jit
+    def next_state(rng, state, scores):
+        pool_size = scores.size
+        epoch, taught, due = state.epoch, is_taught(state.epoch), needs_scores(state)
         num_selected = jnp.where(
             taught, num_taught(epoch, pool_size), num_untaught(epoch, pool_size)
         ).astype(jnp.int32)
-        epochs = jnp.minimum(jnp.floor(interval(epoch)), _NEVER).astype(jnp.int32)
-        selection = lax.switch(
-            jnp.where(due, 2, ~taught),
-            [
-                lambda: state.selection,
-                lambda: draw(rng, scores, num_selected),
-                lambda: select_fn(rng, scores, num_selected),
-            ],
+        lasting = jnp.nan_to_num(jnp.asarray(interval_at(epoch), float), nan=0)
+        lasting = jnp.floor(jnp.clip(lasting, -_NEVER, _NEVER)).astype(jnp.int32)
+        clamped = jnp.maximum(lasting, 1)
+
+        def draw_uniformly():
+            # Zeros, since a selector may read NaN as "no score".
+            selection = draw(rng, jnp.zeros_like(scores), num_selected)
+            return selection, state.score_transform
+
+        def select():
+            transformed, new = score_transform.update(scores, state.score_transform)
+            return select_fn(rng, transformed, num_selected), new
+
+        selection, transform_state = lax.switch(
+            jnp.where(due, 2, (~taught).astype(jnp.int32)),
+            [lambda: (state.selection, state.score_transform), draw_uniformly, select],
         )
-        next_selection = jnp.where(
-            due, epoch + jnp.maximum(epochs, 1), state.next_selection
+        new_state = TeacherState(
+            epoch=epoch + 1,
+            next_selection=jnp.where(due, epoch + clamped, state.next_selection),
+            selection=selection,
+            score_transform=transform_state,
         )
+        drawn = num_selected.astype(float) / pool_size
         info = TeacherInfo(
             epoch=epoch,
-            ratio=jnp.where(taught, ratio_at(epoch), num_selected / pool_size),
-            interval=epochs,
+            ratio=jnp.where(taught, jnp.asarray(ratio_at(epoch), float), drawn),
+            interval=jnp.where(taught, lasting, clamped),
             is_reselected=due,
         )
-        return TeacherState(epoch + 1, next_selection, selection), info
+        return new_state, info
 
-    return Teacher(init, jax.jit(is_due), jax.jit(update))
+    def update(rng, state, scores):
+        """`(rng, state, scores[pool]) -> (state, info)`; call it before each epoch.
+
+        `state.selection` of the result is what to train on in the epoch. The scores
+        are read only where `needs_scores(state)`; pass zeros in other epochs.
+        """
+        check_rng("rng", rng)
+        scores, pool_size = pool_scores(scores), state.selection.indices.size
+        if scores.shape != (pool_size,):
+            raise ValueError(
+                f"scores must have shape ({pool_size},), one per example of the pool "
+                f"the teacher was initialised for, got {scores.shape}: pass the whole "
+                f"pool's scores, in id order; zeros while none are due."
+            )
+        if is_scheduled:
+            check_values(state.epoch)
+        return next_state(rng, state, scores)
+
+    return Teacher(init, jax.jit(needs_scores), update)
 
 
 def _share(ratio: float, pool_size: int) -> int:
     return max(1, math.floor(ratio * pool_size))
 
 
+@described
 def one_shot(
     select_fn: SelectFn, ratio: float, num_warmup_epochs: float = 1
 ) -> Teacher:
-    """Select once, after the warm-up, and teach that selection to the end.
+    """Select once, after the warm-up, and train on that selection to the end.
 
-    The paper's regime for fine-tuning: per-example losses are recorded during the
-    warm-up's own training passes (`scores.ScoreTable`), so that scores cost nothing,
-    and the hardest 70 % are kept.
+    The paper's setting for fine-tuning: per-example losses are recorded while the
+    warm-up trains (`scores.ScoreTable`), so scores cost nothing, and the hardest 70 %
+    are kept.
 
     Args:
       select_fn: which examples, e.g. `selectors.top_k()`.
       ratio: share of the pool kept, in (0, 1].
-      num_warmup_epochs: epochs on the full pool before, >= 0.
+      num_warmup_epochs: epochs on the full pool before the selection, >= 0.
 
     Returns:
       A `Teacher`.
@@ -226,8 +281,9 @@ def one_shot(
     )
 
 
+@described
 def full() -> Teacher:
-    """Teach the full pool in every epoch: training as usual.
+    """Train on the full pool in every epoch, as usual.
 
     Returns:
       A `Teacher` that never needs scores.

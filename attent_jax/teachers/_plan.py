@@ -1,19 +1,20 @@
-"""The whole curriculum as a table, before any of it runs."""
+"""What a teacher will ask for in every epoch, before training."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int
 
-from attent_jax._checks import check_count, check_number
+from attent_jax._checks import MAX_COUNT, check_count, check_number, shown
 from attent_jax.teachers._plan_cost import PlanCost
+from attent_jax.teachers._schedule_values import check_values
 from attent_jax.typing import Teacher
 
 
 class TeachingPlan(NamedTuple):
-    """What each epoch will do; arrays are `[num_epochs]`, on the host."""
+    """What happens in each epoch; arrays are `[num_epochs]`, in NumPy."""
 
     num_examples: int
     """Examples in the pool."""
@@ -22,16 +23,16 @@ class TeachingPlan(NamedTuple):
     needs_scores: Bool[np.ndarray, "epochs"]
     """Whether the pool's scores are read before the epoch."""
     num_selected: Int[np.ndarray, "epochs"]
-    """Examples taught in the epoch, each once."""
+    """Examples trained on in the epoch, each once."""
 
     @property
     def steps_per_epoch(self) -> Int[np.ndarray, "epochs"]:
-        """Training steps of each epoch, the ragged last batch counted."""
+        """Training steps of each epoch; a last batch that is not full is a step."""
         return -(-self.num_selected // self.batch_size)
 
     @property
     def num_steps(self) -> int:
-        """All training steps: the length of the learning-rate schedule."""
+        """Training steps in all epochs: the length of the learning-rate schedule."""
         return int(self.steps_per_epoch.sum())
 
     @property
@@ -41,7 +42,7 @@ class TeachingPlan(NamedTuple):
 
     @property
     def num_scored(self) -> int:
-        """Examples scored, summed over epochs, if scores come from a scoring pass."""
+        """Examples scored, summed over epochs, where a scoring pass scores them."""
         return int(self.needs_scores.sum()) * self.num_examples
 
     def cost(
@@ -50,20 +51,21 @@ class TeachingPlan(NamedTuple):
         """Predict the plan's cost: taught · (F + B) + scored · score · F.
 
         At a constant ratio r and interval I the cost relative to full training is
-        r + s / (I (1 + b)), for the score's price s and b = B / F.
+        r + s / (I (1 + b)), with s = `score` and b = B / F.
 
         Args:
-          forward: F, one example's forward pass, counted or measured in any unit.
-          backward: B, one example's backward pass: about 2 F, for LoRA 1 F, and 1 F
-            more under full rematerialisation.
-          score: the price of one score in forward passes; 0 if scores are the losses
+          forward: F, the cost of one example's forward pass, in any unit.
+          backward: B, the cost of one example's backward pass: about 2 F, for LoRA
+            1 F, and 1 F more under full rematerialisation.
+          score: the cost of one score in forward passes; 0 if scores are the losses
             of training.
 
         Returns:
-          A `PlanCost`; `print` it for the verdict.
+          A `PlanCost`; `print` it for a summary.
 
         Raises:
-          TypeError, ValueError: if `forward` is not positive, or a price is negative.
+          TypeError, ValueError: if `forward` is not positive, or another cost is
+            negative.
 
         Example:
           >>> import attent_jax
@@ -73,7 +75,7 @@ class TeachingPlan(NamedTuple):
           ...     teacher, num_examples=1000, num_epochs=10, batch_size=50)
           >>> print(plan.cost(score=0))
           cheaper: 0.90 of full training's cost, 0% of it scoring
-          >>> plan.cost().is_cheaper  # scoring every epoch costs a third of it
+          >>> plan.cost().is_cheaper  # scoring adds a third of full training's cost
           False
         """
         forward = check_number("forward", forward, low=0, low_excluded=True)
@@ -101,25 +103,26 @@ class TeachingPlan(NamedTuple):
 def plan(
     teacher: Teacher, *, num_examples: int, num_epochs: int, batch_size: int
 ) -> TeachingPlan:
-    """Run the teacher alone, without a learner, and record what it will ask for.
+    """Run a teacher without a learner, and record what it asks for in each epoch.
 
-    The plan is the teacher's own state machine, so the two cannot disagree: ratio,
-    interval, warm-up and last epochs are whatever the teacher was built with. Take
-    the learning-rate schedule's length from `plan.num_steps`.
+    The plan is made by the teacher's own `update`, so it is exact. Take the length of
+    the learning-rate schedule from `plan.num_steps`.
 
     Args:
       teacher: any teacher whose counts do not depend on the scores' values.
-      num_examples: the pool's size, `len(pool)`.
-      num_epochs: epochs to train, the number of calls of `teacher.update`.
-      batch_size: examples in a training step.
+      num_examples: the pool's size, `len(pool)`; less than 2**31.
+      num_epochs: epochs to train, the number of calls of `teacher.update`. Where the
+        teacher was built with `num_epochs`, give the same number: the plan shows what
+        the teacher does, and its final epochs begin where its own number puts them.
+      batch_size: examples in a training step; less than 2**31.
 
     Returns:
       A `TeachingPlan`; `print(plan)` shows the table.
 
     Raises:
-      TypeError: if a count is no integer.
-      ValueError: if a count is below 1, or the teacher's ratio leaves (0, 1] or its
-        interval falls below 1 in any epoch.
+      TypeError: if `teacher` is not a teacher, or a count is not an integer.
+      ValueError: if a count is below 1 or too large, or if in an epoch the teacher's
+        ratio is outside (0, 1] or its interval is below 1.
 
     Example:
       >>> import attent_jax
@@ -136,29 +139,30 @@ def plan(
       >>> plan.num_steps
       28
     """
-    num_examples = check_count("num_examples", num_examples)
-    num_epochs = check_count("num_epochs", num_epochs)
-    batch_size = check_count("batch_size", batch_size)
+    _check_teacher(teacher)
+    num_examples = check_count("num_examples", num_examples, maximum=MAX_COUNT)
+    num_epochs = check_count("num_epochs", num_epochs, maximum=MAX_COUNT)
+    batch_size = check_count("batch_size", batch_size, maximum=MAX_COUNT)
 
-    def epoch(state, rng):
+    def epoch(state, _):
         needs_scores = teacher.needs_scores(state)
-        state, info = teacher.update(rng, state, jnp.zeros(num_examples))
+        scores = jnp.zeros(num_examples)
+        state, info = teacher.update(jax.random.key(0), state, scores)
         return state, (needs_scores, state.selection.num_selected, info)
 
     @jax.jit
     def rehearse():
-        rngs = jax.random.split(jax.random.key(0), num_epochs)
-        return jax.lax.scan(epoch, teacher.init(num_examples), rngs)[1]
+        state = teacher.init(num_examples)
+        return jax.lax.scan(epoch, state, length=num_epochs)[1]
 
     needs_scores, num_selected, info = jax.device_get(rehearse())
-    for name, values, inside, valid in (
-        ("ratio", info.ratio, (info.ratio > 0) & (info.ratio <= 1), "in (0, 1]"),
-        ("interval", info.interval, info.interval >= 1, "at least 1"),
-    ):
-        if not inside.all():
-            first = int(np.argmin(inside))
-            raise ValueError(
-                f"{name} is {values[first]:g} at epoch {first}: it must be {valid} in "
-                f"every epoch; change the schedule's values or its num_steps."
-            )
+    check_values(info.epoch, info.ratio, info.interval)
     return TeachingPlan(num_examples, batch_size, needs_scores, num_selected)
+
+
+def _check_teacher(teacher: Any) -> None:
+    if not all(callable(getattr(teacher, part, None)) for part in Teacher._fields):
+        raise TypeError(
+            f"teacher must be a Teacher, got {shown(teacher)}: pass e.g. "
+            f"attent_jax.teachers.full() (called, with its parentheses)."
+        )

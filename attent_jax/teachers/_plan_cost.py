@@ -7,13 +7,15 @@ class PlanCost(NamedTuple):
     """The cost of a plan, in the unit of `forward` and `backward`."""
 
     training: float
+    """The cost of the training steps."""
     scoring: float
+    """The cost of the scoring passes."""
     full: float
-    """Full training over the same number of epochs."""
+    """The cost of full training over the same number of epochs."""
 
     @property
     def relative(self) -> float:
-        """The plan's cost over full training's."""
+        """The plan's cost divided by that of full training."""
         return (self.training + self.scoring) / self.full
 
     @property
@@ -26,7 +28,7 @@ class PlanCost(NamedTuple):
         return self.relative < 1
 
     def __str__(self) -> str:
-        """The verdict in a sentence."""
+        """A summary in a sentence."""
         share = self.scoring / (self.training + self.scoring)
         parts = (
             f"{self.relative:.2f} of full training's cost, {share:.0%} of it scoring"

@@ -12,8 +12,10 @@ def test_old_average_counts_three_tenths():
     table = table.update(jnp.array([1, 0]), jnp.array([4.0, 0.0]))
     # swapped shares: [7, 2.6]
     np.testing.assert_allclose(table.losses[:2], [3.0, 3.4], rtol=1e-6)
-    table = table.update(jnp.array([0]), jnp.array([1.0]), decay=0.5)
-    np.testing.assert_allclose(table.losses[0], 2.0, rtol=1e-6)
+    half = ScoreTable.init(1, decay=0.5)
+    for loss in (3.0, 1.0):
+        half = half.update(jnp.array([0]), jnp.array([loss]))
+    np.testing.assert_allclose(half.losses, [2.0], rtol=1e-6)
 
 
 def test_the_unseen_score_as_the_highest_seen():
