@@ -1,6 +1,6 @@
 """Meshes, shardings, selection over many devices, and training on several hosts."""
 
-from attent_jax.distributed._global_arrays import local_rows, put, take
+from attent_jax.distributed._global_arrays import local_rows, put
 from attent_jax.distributed._global_selection import (
     global_gumbel_top_k,
     global_top_k,
@@ -23,5 +23,4 @@ __all__ = [
     "make_mesh",
     "put",
     "replicated",
-    "take",
 ]
