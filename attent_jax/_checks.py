@@ -46,13 +46,21 @@ def check_number(
     low_excluded: bool = False,
 ) -> float:
     """`value` as a float within [low, high], or (low, high]."""
+    if callable(value):
+        raise TypeError(
+            f"{name} must be a number, got {value!r}: it takes no schedule or other "
+            f"function; pass a Python number."
+        )
     is_number = isinstance(value, numbers.Real) or np.shape(value) == ()
-    if not is_number or isinstance(value, bool | str | type(None)):
+    try:
+        if not is_number or isinstance(value, bool | str | type(None)):
+            raise TypeError
+        number = float(value)
+    except TypeError:
         raise TypeError(
             f"{name} must be a number, got {value!r} of type {type(value).__name__}: "
             f"pass a Python number."
-        )
-    number = float(value)
+        ) from None
     inside = (low < number if low_excluded else low <= number) and number <= high
     if not inside:
         bracket = "(" if low_excluded else "["
@@ -72,6 +80,7 @@ def check_rng(name: str, rng: Any, *, optional: bool = False) -> None:
         rng.dtype, jax.dtypes.prng_key
     ):
         kind = type(rng).__name__ if dtype is None else f"an array of {dtype}"
+        kind = "None" if rng is None else kind
         raise TypeError(
             f"{name} must be a typed key, got {kind}: make one with "
             f"jax.random.key(seed), or wrap a raw uint32 key with "
@@ -92,7 +101,7 @@ def leading_size(name: str, tree: Any) -> int:
             f"{name} has no arrays: pass a pytree of arrays whose leading axis counts "
             f"the examples."
         )
-    sizes: dict[str, int] = {}
+    sizes = {}
     for path, leaf in leaves:
         where = name + jax.tree_util.keystr(path)
         if np.ndim(leaf) == 0:
@@ -101,14 +110,13 @@ def leading_size(name: str, tree: Any) -> int:
                 f"examples as its leading axis; close over constants instead."
             )
         sizes[where] = np.shape(leaf)[0]
-    first, size = next(iter(sizes.items()))
-    for where, other in sizes.items():
-        if other != size:
-            raise ValueError(
-                f"{name}'s leaves disagree on the number of examples ({first}: {size}, "
-                f"{where}: {other}): give every leaf the same leading size."
-            )
-    return size
+    if len(set(sizes.values())) > 1:
+        listing = ", ".join(f"{where}: {size}" for where, size in sizes.items())
+        raise ValueError(
+            f"{name}'s leaves disagree on the number of examples ({listing}): give "
+            f"every leaf the same leading size."
+        )
+    return next(iter(sizes.values()))
 
 
 def check_per_example(name: str, values: Any, num_examples: int) -> None:
@@ -175,6 +183,8 @@ def pool_scores(scores: Any) -> jax.Array:
         raise TypeError(
             f"scores is a {type(scores).__name__}: pass its scores, `table.scores`."
         )
+    if isinstance(scores, jax.Array):
+        return scores
     if type(scores) in (list, tuple):
         return jnp.asarray(scores, float)
     if not hasattr(scores, "shape"):
@@ -182,4 +192,5 @@ def pool_scores(scores: Any) -> jax.Array:
             f"scores must be an array of shape [pool], got {type(scores).__name__}: "
             f"pass one score per example, e.g. a jax or NumPy array."
         )
-    return jnp.asarray(scores)
+    with np.errstate(over="ignore"):  # float64 beyond float32's range becomes ±inf
+        return jnp.asarray(scores)

@@ -9,7 +9,7 @@ import numpy as np
 from attent_jax import schedules, scores, selectors, teachers
 
 POOL_SIZE = 11
-CLASSES = np.array([0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2])
+LABELS = np.array([0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2])
 
 SELECTORS = {
     "top_k": selectors.top_k(),
@@ -18,10 +18,10 @@ SELECTORS = {
     "gumbel_top_k cold": selectors.gumbel_top_k(0.0),
     "gumbel_top_k hot": selectors.gumbel_top_k(100.0),
     "uniform": selectors.uniform(),
-    "balanced": selectors.balanced(CLASSES),
+    "balanced": selectors.balanced(LABELS),
     "mix_uniform of top_k": selectors.mix_uniform(selectors.top_k(), 0.4),
     "mix_uniform of gumbel_top_k": selectors.mix_uniform(selectors.gumbel_top_k(), 0.4),
-    "mix_uniform of balanced": selectors.mix_uniform(selectors.balanced(CLASSES), 1.0),
+    "mix_uniform of balanced": selectors.mix_uniform(selectors.balanced(LABELS), 1.0),
 }
 
 SCHEDULES = {

@@ -69,7 +69,7 @@ CASES = {
     ),
     "integer scores": (
         lambda: TOP_K(KEY, jnp.arange(4), 1),
-        r"scores must be floating point, got int32.*astype",
+        r"scores must be floating point, got int32.*jnp.asarray",
     ),
     "none selected": (lambda: TOP_K(KEY, POOL, 0), "num_selected.*1, got 0: pass 1 or"),
     "too many selected": (
@@ -89,17 +89,17 @@ CASES = {
         lambda: selectors.balanced(np.arange(4), 2.0),
         r"power must lie in \[0, 1\], got 2: choose",
     ),
-    "classes of another pool": (
+    "labels of another pool": (
         lambda: selectors.balanced(np.arange(5))(KEY, POOL, 1),
-        "scores has 4 examples but classes has 5: both must",
+        "scores has 4 examples but labels has 5: both must",
     ),
-    "negative classes": (
+    "negative labels": (
         lambda: selectors.balanced(np.arange(4) - 1),
-        "classes must be non-empty and non-negative: number",
+        "labels must be non-empty and non-negative: number",
     ),
-    "fractional classes": (
+    "fractional labels": (
         lambda: unchecked(selectors.balanced)(np.ones(4)),
-        r"classes must be integers of shape \[pool\], got float64.*pass",
+        r"labels must be integers of shape \[pool\], got float64.*pass",
     ),
     # schedules and plans
     "a constant word": (
@@ -244,7 +244,7 @@ CASES = {
         "selection is of a pool of 5 examples but pool has 4: initialise",
     ),
     "batches of nothing": (
-        lambda: data.epoch_batches(ARRAYS, TOP_K(KEY, POOL, 1), 0, 0),
+        lambda: data.epoch_order(TOP_K(KEY, POOL, 1), 0, 0),
         "batch_size must be at least 1, got 0: pass 1 or more",
     ),
     "a score for the batch": (

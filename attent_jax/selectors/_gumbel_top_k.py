@@ -1,15 +1,25 @@
 """Soft selection: a draw weighted by the scores."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from attent_jax._checks import check_number, check_rng
-from attent_jax._partition import LargestFn, largest, sortable
-from attent_jax.selectors._selection import check_scores, select_marked
+from attent_jax._factories import described
+from attent_jax._partition import sortable
+from attent_jax.selectors._selection import (
+    check_mesh,
+    check_pool,
+    divide,
+    select_largest,
+)
 from attent_jax.typing import SelectFn
 
 
-def gumbel_top_k(temperature: float = 1.0) -> SelectFn:
+@described
+def gumbel_top_k(temperature: float = 1.0, *, mesh: Mesh | None = None) -> SelectFn:
     r"""Draw examples without replacement, weighted by score: the paper's *Soft*.
 
     One after the other, each with probability ∝ exp(score / T) among those not drawn
@@ -23,11 +33,14 @@ def gumbel_top_k(temperature: float = 1.0) -> SelectFn:
     Args:
       temperature: T >= 0, in units of the scores. Scores need a scale: see
         `scores.standardize`.
+      mesh: as in `top_k`. Each device draws the noise of its own scores.
 
     Returns:
-      `(rng, scores[pool], num_selected) -> Selection`.
+      `(rng, scores[pool], num_selected) -> Selection`, as `top_k`.
 
     Raises:
+      TypeError: for a temperature that is no number; from the selector, for an `rng`
+        that is no typed key, and as in `top_k`.
       ValueError: for a negative or NaN temperature; from the selector as in `top_k`.
 
     Example:
@@ -39,23 +52,29 @@ def gumbel_top_k(temperature: float = 1.0) -> SelectFn:
 
     Reference: Kool et al., Stochastic Beams and Where to Find Them (ICML 2019).
     """
-    return build_gumbel_top_k(largest, temperature)
-
-
-def build_gumbel_top_k(largest: LargestFn, temperature: float) -> SelectFn:
-    """`gumbel_top_k` by a `largest` of the caller's, e.g. one over several devices."""
     temperature = check_number("temperature", temperature, low=0.0)
+    check_mesh(mesh)
 
     def select(rng, scores, num_selected):
+        """The Selection of `num_selected` examples drawn by their scores."""
         check_rng("rng", rng)
-        num_selected = check_scores(scores, num_selected)
-        dtype = jnp.promote_types(scores.dtype, jnp.float32)
-        noise = jax.random.gumbel(rng, scores.shape, dtype)
-        # score / T + noise, scaled so that no temperature overflows
-        wide = scores.astype(dtype)
-        scaled = jnp.where(jnp.isinf(wide), wide, wide / max(temperature, 1.0))
-        perturbed = scaled + min(temperature, 1.0) * noise
-        mask = largest(num_selected, sortable(perturbed), sortable(noise))
-        return select_marked(mask, num_selected)
+        scores, num_selected = check_pool(scores, num_selected)
+        return select_soft(
+            rng, scores, num_selected, temperature=temperature, mesh=mesh
+        )
 
     return select
+
+
+@partial(jax.jit, static_argnames=("temperature", "mesh"))
+def select_soft(rng, scores, num_selected, *, temperature, mesh):
+    """`gumbel_top_k` of checked arguments."""
+    dtype = jnp.promote_types(scores.dtype, jnp.float32)
+    noise = divide(jax.random.gumbel(rng, scores.shape, dtype), mesh)
+    wide = divide(scores, mesh).astype(dtype)
+    # score / T + noise, scaled so that no temperature overflows
+    scaled = jnp.where(jnp.isinf(wide), wide, wide / max(temperature, 1.0))
+    perturbed = scaled + min(temperature, 1.0) * noise
+    return select_largest(
+        scores.size, num_selected, sortable(perturbed), sortable(noise), mesh=mesh
+    )

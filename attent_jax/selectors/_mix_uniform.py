@@ -1,29 +1,39 @@
 """A uniform share in any selection."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from attent_jax._checks import check_number, check_rng
-from attent_jax._partition import largest
-from attent_jax.selectors._selection import check_scores, select_marked
-from attent_jax.typing import SelectFn, Selection
+from attent_jax._checks import check_number, check_rng, check_select_fn
+from attent_jax._factories import described
+from attent_jax._floor_product import floor_product
+from attent_jax.selectors._selection import check_pool, select_largest
+from attent_jax.selectors._uniform import uniform_keys
+from attent_jax.typing import SelectFn
 
 
+@described
 def mix_uniform(select_fn: SelectFn, share: float) -> SelectFn:
     """Let `select_fn` choose 1 − share of the selection, and draw the rest uniformly.
 
     The uniform part, floor(share · num_selected) examples, is drawn from those that
-    `select_fn` left, with weight 1; `select_fn`'s keep their weights.
+    `select_fn` left, with weight 1; `select_fn`'s keep their weights. Examples whose
+    score is NaN are drawn last.
 
     Args:
-      select_fn: any selector.
+      select_fn: any selector. Where num_selected is traced, it is called with a count
+        that may be 0.
       share: the uniform share, in [0, 1].
 
     Returns:
-      `(rng, scores[pool], num_selected) -> Selection`.
+      `(rng, scores[pool], num_selected) -> Selection`, as `top_k`.
 
     Raises:
+      TypeError: for a select_fn that is no selector, e.g. `top_k` without its
+        parentheses, or a share that is no number; from the selector as in
+        `gumbel_top_k`.
       ValueError: for a share outside [0, 1]; from the selector as in `top_k`.
 
     Example:
@@ -33,23 +43,38 @@ def mix_uniform(select_fn: SelectFn, share: float) -> SelectFn:
       >>> {98, 99} <= set(selection.indices[:4].tolist())
       True
     """
+    check_select_fn("select_fn", select_fn)
     share = check_number("share", share, low=0.0, high=1.0)
 
     def select(rng, scores, num_selected):
+        """The Selection of `select_fn` with a share of it drawn uniformly."""
         check_rng("rng", rng)
-        num_selected = check_scores(scores, num_selected)
+        scores, num_selected = check_pool(scores, num_selected)
         rng_chosen, rng_uniform = jax.random.split(rng)
-        num_chosen = num_selected - (share * num_selected).astype(jnp.int32)
+        if isinstance(num_selected, int):
+            num_chosen = num_selected - math.floor(share * num_selected)
+        else:
+            num_chosen = num_selected - floor_product(share, num_selected)
+        if isinstance(num_chosen, int) and not num_chosen:
+            return _fill(rng_uniform, scores, num_selected, None, num_chosen)
         chosen = select_fn(rng_chosen, scores, num_chosen)
-        is_chosen = lax.iota(jnp.int32, scores.size) < num_chosen
-        keys = jax.random.bits(rng_uniform, scores.shape, jnp.uint32) >> 1
-        keys = jnp.where(is_chosen, jnp.uint32(1 << 31), keys)
-        drawn = select_marked(largest(num_selected, keys), num_selected)
-        weights = jnp.where(is_chosen, chosen.weights, 1.0)
-        return Selection(
-            indices=chosen.indices[drawn.indices],
-            weights=weights[drawn.indices] * drawn.weights,
-            num_selected=num_selected,
-        )
+        return _fill(rng_uniform, scores, num_selected, chosen, num_chosen)
 
     return select
+
+
+@jax.jit
+def _fill(rng, scores, num_selected, chosen, num_chosen):
+    """`num_chosen` examples of a selection, or None, and the rest drawn uniformly."""
+    keys = uniform_keys(
+        jax.random.bits(rng, scores.shape, jnp.uint32), ~jnp.isnan(scores)
+    )
+    if chosen is None:
+        return select_largest(scores.size, num_selected, keys)
+    place = lax.iota(jnp.int32, scores.size)
+    rank = jnp.zeros_like(place).at[chosen.indices].set(place, unique_indices=True)
+    is_chosen = rank < num_chosen
+    keys = jnp.where(is_chosen, jnp.uint32(1 << 31), keys)
+    selection = select_largest(scores.size, num_selected, keys)
+    weights = jnp.where(is_chosen, chosen.weights[rank], 1.0)[selection.indices]
+    return selection._replace(weights=weights * selection.weights)

@@ -30,7 +30,7 @@ class Scaling:
     """Time a decoder's step, and selection from a large pool, on more and more devices.
 
     The step with its state replicated, and split over the devices (fully sharded); the
-    selection by `global_top_k` of half of the pool. Bytes are those that a device's
+    selection of half of the pool by `selectors.top_k`. Bytes are those that a device's
     collectives produce, from the compiled program; a loop's body counts once. Where
     there is no accelerator, eight virtual devices share the cores: their times then say
     what splitting costs, not what it gains.
@@ -79,7 +79,7 @@ def measure(num_devices: int, config: Scaling) -> dict[str, Any]:
     scores = distributed.put(
         draw.normal(size=size).astype(np.float32), distributed.batch_sharding(mesh)
     )
-    select = selectors.top_k() if num_devices == 1 else distributed.global_top_k(mesh)
+    select = selectors.top_k(mesh=None if num_devices == 1 else mesh)
     rng, count = jax.random.key(0), size // 2
     selection = jax.jit(lambda scores: select(rng, scores, count))
     selection = selection.lower(scores).compile()

@@ -50,7 +50,12 @@ def measure(scale: Scale, progress: Progress) -> Importance:
     descent = descend(learner, problem)
 
     def only(weight: str):
-        return lambda path: weight in path.split("/")
+        def trainable(params):
+            return jax.tree_util.tree_map_with_path(
+                lambda path, _: f".{weight}" in jax.tree_util.keystr(path), params
+            )
+
+        return trainable
 
     part_fns = [
         empirical_ntk(learner.outputs_fn, trace_axes=(), trainable=only(weight))

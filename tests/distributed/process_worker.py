@@ -33,7 +33,7 @@ def taught(mesh: Mesh | None) -> dict[str, Any]:
         select, sharding = selectors.gumbel_top_k(TEMPERATURE), None
         place, gather = (lambda tree: tree), jax.device_get
     else:
-        select = distributed.global_gumbel_top_k(mesh, TEMPERATURE)
+        select = selectors.gumbel_top_k(TEMPERATURE, mesh=mesh)
         sharding = distributed.batch_sharding(mesh)
         everywhere = distributed.replicated(mesh)
         layout = distributed.fsdp_shardings(mesh, state, min_size=1)
@@ -61,13 +61,14 @@ def taught(mesh: Mesh | None) -> dict[str, Any]:
         teaching, _ = teacher.update(rng, teaching, pool_scores)
         selections.append(jax.device_get(teaching.selection))
         pool.taken.clear()
+        order = data.epoch_order(teaching.selection, BATCH_SIZE, seed=epoch)
         batches: Any = data.epoch_batches(
             pool, teaching.selection, BATCH_SIZE, seed=epoch, sharding=sharding
         )
-        for ids, batch, weights in batches:
+        for ids, (batch, weights) in zip(order.ids, batches, strict=True):
             state, info = train_step(state, None, batch, weights)
             table = table.update(ids, info.losses, weights)
-            ids_of_steps.append(ids)
+        ids_of_steps.extend(order.ids)
         taken.extend(pool.taken)
     return {
         "indices": np.stack([selection.indices for selection in selections]),

@@ -1,4 +1,4 @@
-"""Selection over a mesh is the single device's, and moves a byte per example."""
+"""Selection over a mesh is the single device's, and its work is divided."""
 
 import re
 
@@ -16,20 +16,21 @@ from attent_jax.typing import Selection
 MESH = distributed.make_mesh(fsdp=2)
 SPLIT, WHOLE = distributed.batch_sharding(MESH), distributed.replicated(MESH)
 PAIRS = {
-    "top_k": (distributed.global_top_k(MESH), selectors.top_k()),
+    "top_k": (selectors.top_k(mesh=MESH), selectors.top_k()),
     "top_k nan_first": (
-        distributed.global_top_k(MESH, nan_first=True),
+        selectors.top_k(nan_first=True, mesh=MESH),
         selectors.top_k(nan_first=True),
     ),
     "gumbel_top_k": (
-        distributed.global_gumbel_top_k(MESH, 0.7),
+        selectors.gumbel_top_k(0.7, mesh=MESH),
         selectors.gumbel_top_k(0.7),
     ),
     # but for ties, of which there are many, hard selection
     "gumbel_top_k cold": (
-        distributed.global_gumbel_top_k(MESH, 0.0),
+        selectors.gumbel_top_k(0.0, mesh=MESH),
         selectors.gumbel_top_k(0.0),
     ),
+    "uniform": (selectors.uniform(mesh=MESH), selectors.uniform()),
 }
 # Few values for many examples: ties, in and across the shards
 values = st.lists(
@@ -54,6 +55,8 @@ def assert_identical(one: Selection, other: Selection) -> None:
         ("gumbel_top_k", 24, SPLIT),
         ("gumbel_top_k", 41, None),
         ("gumbel_top_k cold", 41, None),
+        ("uniform", 24, SPLIT),
+        ("uniform", 41, None),
     ],
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -118,17 +121,17 @@ def test_scores_stay_where_they_are(compile_fast, name, size, sharding):
     compiled = jax.jit(PAIRS[name][0]).lower(jax.random.key(0), scores, 5).compile()
     moved = collectives(compiled.as_text())
     padded = size + -size % MESH.size
-    assert ("pred", padded) in moved  # the mask, a byte per example
-    moved.remove(("pred", padded))
+    assert ("s32", 4 * padded) in moved  # the permutation
+    moved.remove(("s32", 4 * padded))
     # then scalars and samples; the scores would be 400 kB
     assert max(num_bytes for _, num_bytes in moved) < 4 * 4300
 
 
 def test_a_selector_refuses_what_the_single_device_refuses():
-    select = distributed.global_top_k(MESH)
+    select = selectors.top_k(mesh=MESH)
     with pytest.raises(ValueError, match="num_selected must be at most the pool's 3"):
         select(jax.random.key(0), jnp.ones(3), 4)
     with pytest.raises(ValueError, match=r"temperature must lie in \[0, inf\]"):
-        distributed.global_gumbel_top_k(MESH, -1.0)
+        selectors.gumbel_top_k(-1.0, mesh=MESH)
     with pytest.raises(TypeError, match="rng must be a typed key"):
-        distributed.global_gumbel_top_k(MESH)(jax.random.PRNGKey(0), jnp.ones(3), 1)
+        selectors.gumbel_top_k(mesh=MESH)(jax.random.PRNGKey(0), jnp.ones(3), 1)

