@@ -2,23 +2,23 @@
 
 scores      how much is there to learn from this example?
 selectors   which examples next?
-schedules   ratio and interval over time; the teaching plan
-teachers    when to score, when to select anew, what is being taught
-training    train steps, scoring passes, what they cost and how long they take
+schedules   ratio and interval over time
+teachers    when to score, when to select again, what is being taught; the plan
+training    train steps, selective gradients, scoring passes
 data        pools with stable ids; a selection turned into an epoch of batches
-distributed meshes, shardings, selection over many devices, several hosts
+distributed meshes, shardings, start-up on several hosts
 checkpointing a run's whole state, saved and restored
 models      Flax attention learners
 typing      the vocabulary: what each of these callables takes and returns
 """
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from attent_jax import (
-    checkpointing,
     data,
     distributed,
-    models,
     schedules,
     scores,
     selectors,
@@ -26,6 +26,9 @@ from attent_jax import (
     training,
     typing,
 )
+
+if TYPE_CHECKING:
+    from attent_jax import checkpointing, models
 
 __version__ = version("attent-jax")
 __all__ = [
@@ -40,3 +43,14 @@ __all__ = [
     "training",
     "typing",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # These load flax and orbax, which take as long as all else: when first used.
+    if name in ("checkpointing", "models"):
+        return import_module(f"attent_jax.{name}")
+    raise AttributeError(f"module 'attent_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

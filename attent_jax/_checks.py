@@ -101,7 +101,7 @@ def leading_size(name: str, tree: Any) -> int:
             f"{name} has no arrays: pass a pytree of arrays whose leading axis counts "
             f"the examples."
         )
-    sizes = {}
+    sizes: dict[str, int] = {}
     for path, leaf in leaves:
         where = name + jax.tree_util.keystr(path)
         if np.ndim(leaf) == 0:
@@ -110,13 +110,14 @@ def leading_size(name: str, tree: Any) -> int:
                 f"examples as its leading axis; close over constants instead."
             )
         sizes[where] = np.shape(leaf)[0]
-    if len(set(sizes.values())) > 1:
-        listing = ", ".join(f"{where}: {size}" for where, size in sizes.items())
-        raise ValueError(
-            f"{name}'s leaves disagree on the number of examples ({listing}): give "
-            f"every leaf the same leading size."
-        )
-    return next(iter(sizes.values()))
+    first, size = next(iter(sizes.items()))
+    for where, other in sizes.items():
+        if other != size:
+            raise ValueError(
+                f"{name}'s leaves disagree on the number of examples ({first}: {size}, "
+                f"{where}: {other}): give every leaf the same leading size."
+            )
+    return size
 
 
 def check_per_example(name: str, values: Any, num_examples: int) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from attent_jax.typing import Params, Trainable
 
@@ -27,7 +28,7 @@ def partition_params(
 
     Raises:
       TypeError: if a trained leaf has no gradient because it is not floating point,
-        or `trainable` is none of the three forms.
+        a leaf is not an array, or `trainable` is none of the three forms.
       ValueError: if the prefix does not fit `params`, or no leaf is trained.
 
     Example:
@@ -46,7 +47,7 @@ def partition_params(
             f"{_listing([_name(path) for path, _ in leaves])}: mark at least one."
         )
     for (path, leaf), trained in zip(leaves, is_trained, strict=True):
-        dtype = jnp.result_type(leaf)
+        dtype = _dtype_of(path, leaf)
         if trained and not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(
                 f"params leaf {_name(path)!r} is {dtype}, which has no gradient: "
@@ -92,12 +93,23 @@ def _is_trained(params, leaves, treedef, trainable: Trainable) -> list[bool]:
                 f"for each leaf or subtree of {treedef}."
             ) from None
     for (path, _), answer in zip(leaves, answers, strict=True):
-        if not isinstance(answer, bool):
+        if not isinstance(answer, bool | np.bool_):
             raise TypeError(
                 f"trainable gives {answer!r} for the leaf {_name(path)!r}: give True "
                 f"or False, by a pytree of bools or a function of the leaf's path."
             )
-    return answers
+    return [bool(answer) for answer in answers]
+
+
+def _dtype_of(path: Any, leaf: Any) -> Any:
+    try:
+        return jnp.result_type(leaf)
+    except TypeError:
+        raise TypeError(
+            f"params leaf {_name(path)!r} is of type {type(leaf).__name__}, not an "
+            f"array: leave it out of params, e.g. with equinox.partition(model, "
+            f"equinox.is_array)."
+        ) from None
 
 
 def _name(path: Any) -> str:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
+from jax.experimental import multihost_utils
 
 from attent_jax import (
     models,
@@ -185,15 +186,15 @@ def make_learner() -> Learner:
         return state
 
     def evaluate(params, held_out, sharding):
-        correct = np.asarray(
-            training.score_pool(
-                is_correct,
-                params,
-                held_out,
-                batch_size=SCORE_BATCH_SIZE,
-                sharding=sharding,
-            )
+        correct = training.score_pool(
+            is_correct,
+            params,
+            held_out,
+            batch_size=SCORE_BATCH_SIZE,
+            sharding=sharding,
         )
+        # Each process has a part of them.
+        correct = multihost_utils.process_allgather(correct, tiled=True)
         labels = held_out.take(np.arange(len(held_out)))["labels"]
         of_category = [correct[labels == label].mean() for label in np.unique(labels)]
         return {

@@ -1,18 +1,19 @@
 """One training run under a teacher, to an exact budget, every cost counted apart."""
 
 import dataclasses
+import itertools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from attent_jax import distributed
-from attent_jax.data import ArrayPool, EpochOrder, epoch_order
+from attent_jax.data import ArrayPool, EpochBatch, epoch_batches
 from attent_jax.scores import ScoreTable
 from attent_jax.training import TrainState, score_pool
 from attent_jax.typing import Params, ScoreFn, Teacher, TeacherState
@@ -75,6 +76,8 @@ class _Progress:
     table: ScoreTable
     losses: Float[np.ndarray, "steps"]
     """Of this epoch's steps."""
+    ids: Int[np.ndarray, "steps batch"]
+    """Of this epoch's steps."""
     taught: Bool[np.ndarray, "epochs pool"]
     next_eval: float
     seconds: dict[str, float]
@@ -91,7 +94,7 @@ class _Progress:
     measures: dict[str, float] = dataclasses.field(default_factory=dict)
     """Of the last evaluation."""
 
-    _ARRAYS = ("train", "teaching", "table", "losses", "taught")
+    _ARRAYS = ("train", "teaching", "table", "losses", "ids", "taught")
 
     def arrays(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._ARRAYS}
@@ -229,6 +232,9 @@ class _Training(NamedTuple):
             teaching,
             table,
             losses=np.zeros(max(self.steps_per_epoch), np.float32),
+            ids=np.zeros(
+                (max(self.steps_per_epoch), self.learner.batch_size), np.int32
+            ),
             taught=np.zeros((num_epochs, num_examples), bool),
             next_eval=self.eval_every,
             seconds={},
@@ -251,13 +257,13 @@ class _Training(NamedTuple):
             if not progress.is_selected:
                 self._select(progress, timer)
             with timer.phase("select"):
-                order = self._order(progress)
+                batches = self._batches(progress)
             num_steps = self.steps_per_epoch[progress.epoch]
             while progress.epoch_step < num_steps:
-                self._take_steps(progress, order, num_steps, timer)
+                self._take_steps(progress, batches, num_steps, timer)
                 if progress.epoch_step < num_steps:
                     look_up()
-            self._end_epoch(progress, order, timer)
+            self._end_epoch(progress, timer)
             look_up()
         return self._row(progress, timer), progress.taught
 
@@ -283,49 +289,59 @@ class _Training(NamedTuple):
             )
         progress.is_selected = True
 
-    def _order(self, progress: _Progress) -> EpochOrder:
-        selection = progress.teaching.selection
-        seed = (self.seed, progress.epoch)
-        return epoch_order(selection, self.learner.batch_size, seed)
+    def _batches(self, progress: _Progress) -> Iterator[EpochBatch]:
+        """What is left of the epoch."""
+        return epoch_batches(
+            self.pool,
+            progress.teaching.selection,
+            self.learner.batch_size,
+            (self.seed, progress.epoch),
+            sharding=self.sharding,
+            start=progress.epoch_step,
+        )
 
     def _take_steps(
-        self, progress: _Progress, order: EpochOrder, end: int, timer: Timer
+        self,
+        progress: _Progress,
+        batches: Iterator[EpochBatch],
+        end: int,
+        timer: Timer,
     ) -> None:
         """Up to `SYNC_EVERY` steps, and a look at their losses."""
         first = progress.epoch_step
         steps = range(first, min(first + SYNC_EVERY, end))
-        infos = []
+        infos, all_weights = [], []
         with timer.phase("train") as wait:
-            for step in steps:
-                ids, weights = order.ids[step], order.weights[step]
+            for step, (ids, batch, weights) in zip(
+                steps, itertools.islice(batches, len(steps)), strict=True
+            ):
                 progress.train, progress.table, info = self.learner.train_step(
-                    progress.train, progress.table, *self._placed(ids, weights)
+                    progress.train, progress.table, batch, ids, weights
                 )
+                progress.ids[step] = ids
                 infos.append(info)
+                all_weights.append(weights)
             wait(progress.train)
         told = jax.device_get([(info.loss, info.is_skipped) for info in infos])
-        for step, info, (loss, is_skipped) in zip(steps, infos, told, strict=True):
+        for step, info, weights, (loss, is_skipped) in zip(
+            steps, infos, all_weights, told, strict=True
+        ):
             progress.losses[step] = loss
             if is_skipped:
                 progress.num_skipped += 1
-                losses = multihost_utils.process_allgather(info.losses, tiled=True)
-                is_bad = ~np.isfinite(losses) & (order.weights[step] > 0)
+                losses, weights = multihost_utils.process_allgather(
+                    (info.losses, weights), tiled=True
+                )
+                is_bad = ~np.isfinite(losses) & (weights > 0)
                 self.observer.on_skip(
-                    progress.step + step - first, order.ids[step][is_bad].tolist()
+                    progress.step + step - first, progress.ids[step][is_bad].tolist()
                 )
         progress.epoch_step = steps.stop
         progress.step += len(steps)
 
-    def _placed(self, ids: np.ndarray, weights: np.ndarray) -> tuple:
-        sharding = self.sharding
-        if sharding is None:
-            return self.pool.take(ids), ids, weights
-        batch = distributed.take(self.pool, ids, sharding)
-        return batch, *distributed.put((ids, weights), sharding)
-
-    def _end_epoch(self, progress: _Progress, order: EpochOrder, timer: Timer) -> None:
+    def _end_epoch(self, progress: _Progress, timer: Timer) -> None:
         epoch_steps = self.steps_per_epoch[progress.epoch]
-        taught, losses = order.ids[:epoch_steps], progress.losses[:epoch_steps]
+        taught, losses = progress.ids[:epoch_steps], progress.losses[:epoch_steps]
         finite = losses[np.isfinite(losses)]
         progress.taught[progress.epoch, taught] = True
         cost = self._cost(progress)

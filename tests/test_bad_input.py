@@ -244,7 +244,7 @@ CASES = {
         "selection is of a pool of 5 examples but pool has 4: initialise",
     ),
     "batches of nothing": (
-        lambda: data.epoch_order(TOP_K(KEY, POOL, 1), 0, 0),
+        lambda: data.epoch_batches(ARRAYS, TOP_K(KEY, POOL, 1), 0, 0),
         "batch_size must be at least 1, got 0: pass 1 or more",
     ),
     "a score for the batch": (

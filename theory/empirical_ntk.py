@@ -4,7 +4,6 @@ Paper, Sec. 3: K_θ(S, S') = ⟨∂f_θ(S)/∂θ, ∂f_θ(S')/∂θ⟩. Gradient
 function along it: df/dt = −(η/N) K_θ ∂L/∂f.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
@@ -13,15 +12,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from attent_jax.typing import Batch, Params
+from attent_jax.training import merge_params, partition_params
+from attent_jax.typing import Batch, Params, Trainable
 from theory._checks import check_count, check_fits, leading_size
 from theory._neural_tangents import known_warnings
 from theory._neural_tangents import neural_tangents as nt
 from theory.layout import blockwise
-
-Trainable = PyTree[bool] | Callable[[Params], PyTree[bool]]
-"""Which parameters are trained: bools at leaves or whole subtrees, or a function that
-tells them from the parameters, as optax.masked takes it."""
 
 _IMPLEMENTATIONS = {
     "jacobian_contraction": nt.NtkImplementation.JACOBIAN_CONTRACTION,
@@ -78,7 +74,9 @@ def empirical_ntk(
       implementation: "jacobian_contraction" holds the Jacobian of a block's outputs;
         "ntk_vector_products" holds none, and is slower but for few outputs.
       batch_size: compute blocks of so many examples by as many. None: all at once.
-      trainable: which parameters count, such as a layer's or LoRA's; all by default.
+      trainable: which parameters count, such as a layer's or LoRA's: True for all, a
+        pytree prefix of bools, or a function of a leaf's path, as in
+        `attent_jax.training.partition_params`.
 
     Returns:
       `(params, x1, x2=None) -> kernel`: for outputs `[n, s, p]` and `[m, t, p]` the
@@ -109,9 +107,9 @@ def empirical_ntk(
 
     @jax.jit
     def compute(params: Params, x1: Batch, x2: Batch | None) -> Array:
-        trained, rebuild = _split(params, trainable)
+        trained, frozen = partition_params(params, trainable)
         kernel_fn = nt.empirical_ntk_fn(
-            lambda trained, x: apply_fn(rebuild(trained), x),
+            lambda trained, x: apply_fn(merge_params(trained, frozen), x),
             trace_axes=tuple(trace_axes),
             vmap_axes=0,
             implementation=_IMPLEMENTATIONS[implementation],
@@ -136,7 +134,8 @@ def empirical_ntk(
             if axis not in traced
             for length in lengths
         ]
-        num_trained = sum(map(jnp.size, _split(params, trainable)[0]))
+        trained, _ = partition_params(params, trainable)
+        num_trained = sum(map(jnp.size, jax.tree.leaves(trained)))
         outputs = (outputs1, outputs2)
         _check_memory(shape, outputs, batch_size, num_trained, implementation)
         return compute(params, x1, x2)
@@ -158,7 +157,7 @@ def ntk_vector_product(
     Args:
       apply_fn: `(params, x) -> [n, ...]`, deterministic.
       batch_size: examples at a time. None: all at once.
-      trainable: which parameters count; all by default.
+      trainable: which parameters count, as in `empirical_ntk`.
 
     Returns:
       `(params, values, x1, x2=None) -> [n, ...]`: values of the shape of f(x2), the
@@ -180,10 +179,12 @@ def ntk_vector_product(
 
     @jax.jit
     def compute(params: Params, values: Array, x1: Batch, x2: Batch | None) -> Array:
-        trained, rebuild = _split(params, trainable)
+        trained, frozen = partition_params(params, trainable)
 
-        def outputs_of(x: Batch) -> Callable[[PyTree], Array]:
-            return lambda trained: _apply(apply_fn, rebuild(trained), x, batch_size)
+        def outputs_of(x: Batch) -> Callable[[Params], Array]:
+            return lambda trained: _apply(
+                apply_fn, merge_params(trained, frozen), x, batch_size
+            )
 
         _, pull_back = jax.vjp(outputs_of(x1 if x2 is None else x2), trained)
         direction = pull_back(values)
@@ -214,52 +215,6 @@ def _apply(apply_fn, params: Params, x: Batch, batch_size: int | None) -> Array:
         return apply_fn(params, jax.tree.map(lambda leaf: leaf[None], row))[0]
 
     return jax.lax.map(output, x, batch_size=batch_size)
-
-
-def _split(
-    params: Params, trainable: Trainable
-) -> tuple[list[Array], Callable[[list[Array]], Params]]:
-    """The trained leaves, and the function that puts others in their place."""
-    mask = trainable(params) if callable(trainable) else trainable
-    is_trained = jax.tree.leaves(_spread(mask, params))
-    leaves, treedef = jax.tree.flatten(params)
-    if not any(is_trained):
-        raise ValueError(
-            f"trainable={mask!r} leaves no parameter to train: mark at least one."
-        )
-
-    def rebuild(trained: list[Array]) -> Params:
-        replacements = iter(trained)
-        return treedef.unflatten(
-            next(replacements) if is_trained_leaf else leaf
-            for is_trained_leaf, leaf in zip(is_trained, leaves, strict=True)
-        )
-
-    return list(itertools.compress(leaves, is_trained)), rebuild
-
-
-def _spread(mask: PyTree[bool], params: Params) -> PyTree[bool]:
-    """A bool for each leaf of the parameters, from one for each subtree."""
-
-    def bool_of(is_trained) -> bool:
-        if not isinstance(is_trained, bool):
-            raise ValueError(f"{is_trained!r} is no bool")
-        return is_trained
-
-    try:
-        return jax.tree.map(
-            lambda is_trained, subtree: jax.tree.map(
-                lambda _: bool_of(is_trained), subtree
-            ),
-            mask,
-            params,
-        )
-    except ValueError as error:
-        raise ValueError(
-            f"trainable={mask!r} is no tree of bools over the parameters "
-            f"({error}): give one for each leaf or subtree of "
-            f"{jax.tree.structure(params)}."
-        ) from None
 
 
 def _outputs(

@@ -1,6 +1,6 @@
 """Pools: the examples a selector chooses from, each with a stable integer id."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -9,28 +9,48 @@ import numpy as np
 from attent_jax._checks import check_count, leading_size
 from attent_jax.typing import Batch
 
+_MAX_POOL_SIZE = 2**31 - 1  # ids are int32
+_MAX_BATCH_SIZE = 2**20  # or the pool's size, if that is larger
+
 
 class Pool(Protocol):
-    """What the loops need of a data set; an example's id is its position."""
+    """What the loops need of a data set. An example's id is its position.
 
-    num_threads: int
-    """Threads that fetch batches ahead; 0 fetches each when it is asked for."""
+    A pool may also have `num_threads`, the number of batches that `epoch_batches` and
+    `score_pool` read at once, ahead of their use. Without it, or with 0, each batch is
+    read when it is needed.
+    """
 
     def __len__(self) -> int:
         """The number of examples."""
         ...
 
-    def take(self, ids: np.ndarray) -> Batch:
+    def take(self, ids: np.ndarray, /) -> Batch:
         """The examples of these ids, stacked: leaves `[len(ids), ...]`."""
+        ...
+
+
+class Source(Protocol):
+    """Random access to single examples, such as a list or a grain source."""
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        ...
+
+    def __getitem__(self, id_: Any, /) -> Any:
+        """The example of this id, a pytree of arrays."""
         ...
 
 
 class ArrayPool:
     """A pool held in memory: any pytree of arrays with a common leading axis.
 
+    Args:
+      arrays: leaves `[pool, ...]`, NumPy or jax arrays.
+
     Raises:
-      ValueError: if the pool is empty, a leaf has no leading axis, or leading sizes
-        differ.
+      ValueError: if the pool is empty or has 2³¹ examples or more, a leaf has no
+        leading axis or is ragged, or leading sizes differ.
 
     Example:
       >>> import numpy as np, attent_jax
@@ -39,13 +59,17 @@ class ArrayPool:
       (3, [[4, 5], [0, 1]])
     """
 
-    num_threads = 0
-
     def __init__(self, arrays: Batch):
-        if leading_size("arrays", arrays) == 0:
-            raise ValueError("arrays is an empty pool: give it at least one example.")
+        num_examples = leading_size("arrays", arrays)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
+            if getattr(leaf, "dtype", None) == np.dtype(object):
+                raise ValueError(
+                    f"arrays{jax.tree_util.keystr(path)} is an array of Python "
+                    f"objects: pad ragged examples to one shape, or pass a list of "
+                    f"examples to SourcePool with a collate_fn that pads."
+                )
+        self._num_examples = _check_size("arrays", num_examples)
         self._arrays = arrays
-        self._num_examples = leading_size("arrays", arrays)
 
     def __len__(self) -> int:
         return self._num_examples
@@ -59,36 +83,158 @@ class SourcePool:
     """A pool read example by example: any random-access source, such as grain's.
 
     Args:
-      source: has `len(source)` and `source[id]`, the example as a pytree of arrays;
-        examples must share their shapes.
-      num_threads: threads that read batches ahead of the training.
+      source: has `len(source)` and `source[id]`, the example as a pytree of arrays.
+      num_threads: how many threads read batches ahead of their use. The source is
+        read by all of them at once. 0: each batch is read when it is needed.
+      collate_fn: `(list of examples) -> batch`, with leaves `[len(list), ...]`; pads
+        examples of different shapes, for instance. A step compiles once for each shape
+        of a batch, so pad to one length or to a few. None: examples are stacked, and
+        must have the same structure and shapes.
 
     Raises:
-      TypeError: if the source lacks `__len__` or `__getitem__`.
-      ValueError: if it is empty, or num_threads is negative.
+      TypeError: if the source lacks `__len__` or `__getitem__`, or collate_fn is not
+        callable.
+      ValueError: if the source is empty or has 2³¹ examples or more, or num_threads is
+        negative. From `take`, if examples differ in structure or shape, or collate_fn
+        returns another number of examples.
 
     Example:
       >>> import numpy as np, attent_jax
       >>> pool = attent_jax.data.SourcePool([{"x": np.ones(2) * i} for i in range(9)])
       >>> pool.take(np.array([8, 3]))["x"].tolist()
       [[8.0, 8.0], [3.0, 3.0]]
+      >>> def pad(examples):
+      ...     return np.stack([np.pad(x, (0, 3 - len(x))) for x in examples])
+      >>> ragged = [np.ones(length) for length in (1, 2, 3)]
+      >>> pool = attent_jax.data.SourcePool(ragged, collate_fn=pad)
+      >>> pool.take(np.array([0, 1])).tolist()
+      [[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]]
     """
 
-    def __init__(self, source: Sequence[Any], *, num_threads: int = 8):
+    def __init__(
+        self,
+        source: Source,
+        *,
+        num_threads: int = 8,
+        collate_fn: Callable[[list[Any]], Batch] | None = None,
+    ):
         if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
             raise TypeError(
                 f"source must have __len__ and __getitem__, got "
-                f"{type(source).__name__}: wrap a stream's chunk in a list."
+                f"{type(source).__name__}: wrap a chunk of a stream in a list."
             )
-        if not len(source):
-            raise ValueError("source is an empty pool: give it at least one example.")
+        if not (collate_fn is None or callable(collate_fn)):
+            raise TypeError(
+                f"collate_fn must be a function of a list of examples, got "
+                f"{type(collate_fn).__name__}: pass the function itself, or None."
+            )
         self.num_threads = check_count("num_threads", num_threads, minimum=0)
-        self._source = source
+        self._num_examples = _check_size("source", _length("source", source))
+        self._source, self._collate_fn = source, collate_fn
 
     def __len__(self) -> int:
-        return len(self._source)
+        return self._num_examples
 
     def take(self, ids: np.ndarray) -> Batch:
         """The examples of these ids, read and stacked."""
         examples = [self._source[int(id_)] for id_ in ids]
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
+        if self._collate_fn is None:
+            return _stack(examples, ids)
+        batch = self._collate_fn(examples)
+        if (size := leading_size("collate_fn's batch", batch)) != len(examples):
+            raise ValueError(
+                f"collate_fn must return one row per example, but made {size} of "
+                f"{len(examples)}: stack the examples along a new first axis."
+            )
+        return batch
+
+
+def check_pool(pool: Any) -> int:
+    """The number of examples of what must be a pool."""
+    is_array = isinstance(pool, np.ndarray | jax.Array)
+    if is_array or not (hasattr(pool, "__len__") and hasattr(pool, "take")):
+        raise TypeError(
+            f"pool must have __len__ and take(ids), got {type(pool).__name__}: wrap "
+            f"arrays in attent_jax.data.ArrayPool(arrays), a list or another source of "
+            f"single examples in attent_jax.data.SourcePool(source)."
+        )
+    return _check_size("pool", _length("pool", pool))
+
+
+def check_ids(ids: np.ndarray, num_examples: int) -> None:
+    """Refuse ids that are not a list of the pool's."""
+    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+        raise TypeError(
+            f"ids must be integers of shape [batch], got {ids.dtype} of shape "
+            f"{ids.shape}: pass e.g. np.array([3, 5])."
+        )
+    if ids.size and (ids.min() < 0 or ids.max() >= num_examples):
+        raise ValueError(
+            f"ids must lie in [0, {num_examples}), the pool's, got {ids.min()} to "
+            f"{ids.max()}: pass ids of this pool."
+        )
+
+
+def check_batch_size(batch_size: Any, num_examples: int) -> int:
+    """`batch_size` as an int that memory can hold."""
+    batch_size, limit = (
+        check_count("batch_size", batch_size),
+        max(num_examples, _MAX_BATCH_SIZE),
+    )
+    if batch_size > limit:
+        raise ValueError(
+            f"batch_size must be at most {limit} for a pool of {num_examples} "
+            f"examples, got {batch_size}: lower it."
+        )
+    return batch_size
+
+
+def _length(name: str, sized: Any) -> int:
+    try:
+        return len(sized)
+    except OverflowError:  # more than sys.maxsize
+        return _check_size(name, 2**63)
+
+
+def _check_size(name: str, num_examples: int) -> int:
+    if not num_examples:
+        raise ValueError(f"{name} is an empty pool: give it at least one example.")
+    if num_examples > _MAX_POOL_SIZE:
+        raise ValueError(
+            f"{name} has {num_examples} examples, but ids are int32 and a pool has at "
+            f"most {_MAX_POOL_SIZE}: pass a large or an endless stream in chunks, each "
+            f"a pool."
+        )
+    return num_examples
+
+
+def _stack(examples: list[Any], ids: np.ndarray) -> Batch:
+    leaves, structure = jax.tree.flatten(examples[0])
+    columns = [[leaf] for leaf in leaves]
+    for id_, example in zip(ids[1:], examples[1:], strict=True):
+        others, other_structure = jax.tree.flatten(example)
+        if other_structure != structure:
+            raise ValueError(
+                f"example {id_} of source has another structure than example {ids[0]}: "
+                f"{_short(other_structure)}, not {_short(structure)}; give all "
+                f"examples one structure, or pass a collate_fn."
+            )
+        for column, leaf in zip(columns, others, strict=True):
+            column.append(leaf)
+    for i, column in enumerate(columns):
+        shapes = [np.shape(leaf) for leaf in column]
+        for id_, shape in zip(ids, shapes, strict=True):
+            if shape != shapes[0]:
+                paths = jax.tree_util.tree_leaves_with_path(examples[0])
+                where = f"example{jax.tree_util.keystr(paths[i][0])}"
+                raise ValueError(
+                    f"{where} has shape {shape} for id {id_} but {shapes[0]} for id "
+                    f"{ids[0]}: give all examples one shape, or pass a collate_fn that "
+                    f"pads."
+                )
+    return jax.tree.unflatten(structure, [np.stack(column) for column in columns])
+
+
+def _short(structure: Any) -> str:
+    text = str(structure)
+    return text if len(text) <= 100 else f"{text[:97]}..."

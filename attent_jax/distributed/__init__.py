@@ -1,6 +1,6 @@
 """Meshes, shardings, and start-up on several hosts."""
 
-from attent_jax.distributed._global_arrays import local_rows, put, take
+from attent_jax.distributed._global_arrays import local_rows, put
 from attent_jax.distributed._initialize import initialize
 from attent_jax.distributed._mesh import (
     batch_sharding,
@@ -17,5 +17,4 @@ __all__ = [
     "make_mesh",
     "put",
     "replicated",
-    "take",
 ]

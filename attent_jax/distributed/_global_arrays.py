@@ -1,34 +1,34 @@
-"""Arrays over all devices of all processes, from what each process holds or reads."""
+"""Arrays over the devices of all processes, from values on the hosts and back."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, Sharding
 from jaxtyping import Int
 
-from attent_jax.data._pools import Pool  # attent_jax.data imports this module
 from attent_jax.typing import Batch
 
 
 def put(tree: Any, shardings: Any) -> Any:
-    """Lay values that every process knows whole out over the devices of all.
+    """Shard identical host values over the mesh.
 
-    Nothing is sent: each process copies its devices' parts out of its own values,
-    which must be the same everywhere.
+    Every process passes the same values and copies the parts of its own devices. No
+    data moves between processes.
 
     Args:
       tree: host values: numpy or jax arrays, typed keys, Python numbers.
-      shardings: one sharding for all leaves, or a pytree of them like `tree`, as of
-        `fsdp_shardings`.
+      shardings: one sharding for all leaves, or a pytree of shardings with the
+        structure of `tree`, e.g. from `fsdp_shardings`.
 
     Returns:
-      A pytree like `tree` of global arrays.
+      A pytree with the structure of `tree`, its leaves global arrays.
 
     Raises:
-      ValueError: if `shardings` is not like `tree`, or a leaf does not divide over its
-        sharding.
+      ValueError: if `shardings` has another structure than `tree`, or a leaf does not
+        divide over its sharding.
 
     Example:
       >>> import numpy as np, attent_jax
@@ -50,16 +50,17 @@ def put(tree: Any, shardings: Any) -> Any:
 
 
 def local_rows(sharding: NamedSharding, num_rows: int) -> Int[np.ndarray, "rows"]:
-    """Which rows of a global batch this process feeds, in ascending order.
+    """Which rows of a global batch this process reads, in ascending order.
 
-    Those of its own devices; they need not be contiguous. Over all processes they are
-    every row, each once if the sharding splits them over all devices.
+    These are the rows of its own devices, and need not be contiguous. All processes
+    together read every row, each once if the sharding splits them over all devices.
 
     Args:
       sharding: splits the leading axis, e.g. `batch_sharding(mesh)`.
-      num_rows: examples in the global batch.
+      num_rows: number of examples in the global batch.
 
     Raises:
+      TypeError: if sharding is not a `NamedSharding`.
       ValueError: if num_rows does not divide over the shards.
 
     Example:
@@ -81,38 +82,10 @@ def local_rows(sharding: NamedSharding, num_rows: int) -> Int[np.ndarray, "rows"
     return np.unique(np.concatenate([everyone[part] for part in parts]))
 
 
-def take(pool: Pool, ids: Int[np.ndarray, "batch"], sharding: NamedSharding) -> Batch:
-    """The examples of these ids as global arrays, each process reading its own rows.
-
-    Args:
-      pool: the examples; every process has access to all of them.
-      ids: `[batch]` the same on every process.
-      sharding: splits the leading axis, e.g. `batch_sharding(mesh)`.
-
-    Returns:
-      A batch with leaves `[batch, ...]`, split by `sharding`.
-
-    Raises:
-      ValueError: if the number of ids does not divide over the shards.
-
-    Example:
-      >>> import numpy as np, attent_jax
-      >>> distributed = attent_jax.distributed
-      >>> mesh = distributed.make_mesh()
-      >>> pool = attent_jax.data.ArrayPool(np.arange(100.0))
-      >>> ids = np.arange(mesh.size) * 3
-      >>> batch = distributed.take(pool, ids, distributed.batch_sharding(mesh))
-      >>> bool((batch == ids).all()), len(batch.sharding.device_set) == mesh.size
-      (True, True)
-    """
-    rows = local_rows(sharding, len(ids))
-    return join_rows(pool.take(np.asarray(ids)[rows]), rows, len(ids), sharding)
-
-
 def join_rows(
     batch: Batch, rows: Int[np.ndarray, "rows"], num_rows: int, sharding: NamedSharding
 ) -> Batch:
-    """The global arrays of `num_rows` of which `batch` has this process's `rows`."""
+    """Global arrays of `num_rows` rows; `batch` holds this process's `rows` of them."""
 
     def join(leaf) -> jax.Array:
         def part(index: Any):
@@ -127,7 +100,7 @@ def join_rows(
 
 
 def _on_host(leaf: Any) -> Any:
-    """The values of what may lie on many devices; typed keys on one of them."""
+    """The leaf's values in NumPy; typed keys as a jax array on one device."""
     dtype = getattr(leaf, "dtype", type(leaf))
     if not jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return np.asarray(leaf)
@@ -135,8 +108,26 @@ def _on_host(leaf: Any) -> Any:
     return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf))
 
 
-def count_shards(sharding: NamedSharding) -> int:
-    """Into how many parts the leading axis is split."""
+def to_host(tree: Any) -> Any:
+    """The values in NumPy, on every process, of arrays on any devices."""
+
+    def whole(leaf):
+        if leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return leaf
+        return multihost_utils.process_allgather(leaf, tiled=True)
+
+    return jax.device_get(
+        jax.tree.map(lambda x: whole(x) if isinstance(x, jax.Array) else x, tree)
+    )
+
+
+def count_shards(sharding: Any) -> int:
+    """The number of parts that the leading axis is split into."""
+    if not isinstance(sharding, NamedSharding):
+        raise TypeError(
+            f"sharding must be a NamedSharding, got {type(sharding).__name__}: pass "
+            f"e.g. attent_jax.distributed.batch_sharding(mesh)."
+        )
     names = sharding.spec[0] if len(sharding.spec) else None
     names = (names,) if isinstance(names, str) else names or ()
     return int(np.prod([sharding.mesh.shape[name] for name in names], dtype=int))

@@ -1,4 +1,4 @@
-"""A whole pool scored."""
+"""Score a whole pool."""
 
 from collections import deque
 from functools import partial
@@ -6,12 +6,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from attent_jax._checks import check_count, check_per_example, check_rng
-from attent_jax.data import Pool
-from attent_jax.distributed import take
+from attent_jax._checks import check_per_example, check_rng
+from attent_jax.data._fetch import fetch_batches
+from attent_jax.data._pools import Pool, check_batch_size, check_pool
 from attent_jax.distributed._global_arrays import count_shards
 from attent_jax.typing import Params, Rng, ScoreFn
 
@@ -29,29 +30,35 @@ def score_pool(
 ) -> Float[Array, "pool"]:
     """Stream a pool through a score function, each example exactly once.
 
-    Compiles once for a `score_fn`: keep it, do not build it anew for each call (a bound
-    method is anew each time).
+    Compiles once for each `score_fn` and batch size. Keep the function: one that is
+    made for each call (a lambda, a bound method) compiles in each call. Batches are
+    read ahead if the pool has `num_threads`.
 
     Args:
       score_fn: `(params, rng, batch) -> [batch]`.
       params: the learner's parameters.
       pool: the examples.
-      batch_size: examples per call; forward passes alone take larger ones than
-        training does. The last batch is padded, its padding's scores dropped.
-      rng: a key for scores that need randomness (a mask, say), folded with each
-        batch's number: with the same key, pool and batch size an example meets the
-        same randomness every time. None: deterministic.
+      batch_size: examples per call. Scores that need forward passes alone take larger
+        batches than training does. The last batch is padded, and the scores of its
+        padding are dropped. At most the pool's size or 2²⁰, whichever is larger.
+      rng: a key for scores that need randomness (a mask, for instance), folded with
+        each batch's number: the same key, pool and batch size give the same scores,
+        on any number of devices that divides the batch. None: deterministic.
       sharding: how a batch is split over the devices of all processes, e.g.
         `distributed.batch_sharding(mesh)`. Each process then reads its own rows of
         every batch, and the batch size is rounded up to a multiple of the shards.
         Parameters may lie on the same mesh in any way.
 
     Returns:
-      `[pool]` scores by id; with `sharding` replicated over its mesh.
+      `[pool]` scores by id. With `sharding` they are split over the devices in the
+      same way if the pool's size is a multiple of the number of shards, and replicated
+      over the mesh if not. Selectors with `mesh=` take both.
 
     Raises:
-      TypeError, ValueError: for a batch_size that is no integer >= 1, an rng that is
-        no typed key, or a score_fn that does not return one score per example.
+      TypeError: if pool is not a pool, batch_size is not an integer, or rng is not a
+        typed key.
+      ValueError: if batch_size is out of range, or score_fn does not return one score
+        per example.
 
     Example:
       >>> import numpy as np, attent_jax
@@ -61,21 +68,46 @@ def score_pool(
       Array([0., 2., 4., 6., 8.], dtype=float32)
     """
     check_rng("rng", rng, optional=True)
-    batch_size = min(check_count("batch_size", batch_size), len(pool))
-    if sharding is None:
-        compiled, fetch = jax.jit(score_fn), pool.take
-    else:
+    num_examples = check_pool(pool)
+    batch_size = min(check_batch_size(batch_size, num_examples), num_examples)
+    if sharding is not None:
         batch_size += -batch_size % count_shards(sharding)
-        everywhere = NamedSharding(sharding.mesh, PartitionSpec())
-        compiled = jax.jit(score_fn, out_shardings=everywhere)
-        fetch = partial(take, pool, sharding=sharding)
+
+    def ids_of_batch(number: int) -> np.ndarray:
+        start = number * batch_size
+        return np.minimum(np.arange(start, start + batch_size), num_examples - 1)
+
+    compiled = jax.jit(score_fn)
+    num_batches = -(-num_examples // batch_size)
+    batches = fetch_batches(pool, ids_of_batch, num_batches, batch_size, sharding)
     scores, in_flight = [], deque()
-    for number, start in enumerate(range(0, len(pool), batch_size)):
-        ids = np.minimum(np.arange(start, start + batch_size), len(pool) - 1)
+    for number, batch in enumerate(batches):
         batch_rng = None if rng is None else jax.random.fold_in(rng, number)
-        scores.append(compiled(params, batch_rng, fetch(ids)))
+        scores.append(compiled(params, batch_rng, batch))
+        del batch  # or it would be held while the next one is fetched
         check_per_example("score_fn", scores[-1], batch_size)
         in_flight.append(scores[-1])
         if len(in_flight) > _NUM_IN_FLIGHT:
             in_flight.popleft().block_until_ready()
-    return jnp.concatenate(scores)[: len(pool)]
+    return _join(scores, num_examples, sharding)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _join(
+    scores: list[Float[Array, "batch"]],
+    num_examples: int,
+    sharding: NamedSharding | None,
+) -> Float[Array, "pool"]:
+    """The scores of all batches without those of the padding."""
+    if sharding is None:
+        return jnp.concatenate(scores)[:num_examples]
+    shard_axes = sharding.spec[0] if len(sharding.spec) else None
+    is_even = num_examples % count_shards(sharding) == 0
+    pool_axes = PartitionSpec(shard_axes if is_even else None)
+
+    def lay_out(array, spec):
+        return lax.with_sharding_constraint(array, NamedSharding(sharding.mesh, spec))
+
+    stacked = lay_out(jnp.stack(scores), PartitionSpec(None, shard_axes))
+    joined = lay_out(stacked.reshape(-1), pool_axes)
+    return lay_out(joined[:num_examples], pool_axes)

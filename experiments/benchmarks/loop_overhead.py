@@ -47,10 +47,10 @@ def main(config: LoopOverhead) -> None:
     def loop():
         state, table = learner.init(0, num_steps), ScoreTable.init(len(pool))
         host, start = 0.0, time.perf_counter()
-        for fetched, fetched_weights in epoch_batches(pool, selection, BATCH_SIZE, 0):
+        for fetched in epoch_batches(pool, selection, BATCH_SIZE, 0):
             host += time.perf_counter() - start
             state, table, _ = learner.train_step(
-                state, table, fetched, ids, fetched_weights
+                state, table, fetched.batch, fetched.ids, fetched.weights
             )
             start = time.perf_counter()
         host_seconds.append(host)

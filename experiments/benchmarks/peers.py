@@ -14,7 +14,7 @@ import numpy as np
 import tyro
 
 from attent_jax import teachers
-from attent_jax.data import ArrayPool, epoch_order
+from attent_jax.data import ArrayPool, epoch_batches
 from experiments import unicode_names
 from experiments.benchmarks.peer_rules import (
     Orders,
@@ -123,11 +123,11 @@ def _train_all(learner: Learner, seed: int, num_epochs: int) -> Iterator[Row]:
     pool, held_out = ArrayPool(names._asdict()), ArrayPool(held_out_names._asdict())
     everything = teachers.full().init(len(pool)).selection
     # As teach orders its own epochs.
-    orders = [
-        epoch_order(everything, BATCH_SIZE, (seed, epoch))
-        for epoch in range(num_epochs)
-    ]
-    orders = [order.ids[order.weights > 0] for order in orders]
+    orders = []
+    for epoch in range(num_epochs):
+        batches = epoch_batches(pool, everything, BATCH_SIZE, (seed, epoch))
+        ids = [ids[np.asarray(weights) > 0] for ids, _, weights in batches]
+        orders.append(np.concatenate(ids))
     named = {method.name: method for method in METHODS}
 
     def taught(name: str, method: Method, budget: float) -> Row:

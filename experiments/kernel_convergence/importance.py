@@ -50,12 +50,7 @@ def measure(scale: Scale, progress: Progress) -> Importance:
     descent = descend(learner, problem)
 
     def only(weight: str):
-        def trainable(params):
-            return jax.tree_util.tree_map_with_path(
-                lambda path, _: f".{weight}" in jax.tree_util.keystr(path), params
-            )
-
-        return trainable
+        return lambda path: weight in path.split("/")
 
     part_fns = [
         empirical_ntk(learner.outputs_fn, trace_axes=(), trainable=only(weight))

@@ -61,14 +61,13 @@ def taught(mesh: Mesh | None) -> dict[str, Any]:
         teaching, _ = teacher.update(rng, teaching, pool_scores)
         selections.append(jax.device_get(teaching.selection))
         pool.taken.clear()
-        order = data.epoch_order(teaching.selection, BATCH_SIZE, seed=epoch)
         batches: Any = data.epoch_batches(
             pool, teaching.selection, BATCH_SIZE, seed=epoch, sharding=sharding
         )
-        for ids, (batch, weights) in zip(order.ids, batches, strict=True):
+        for ids, batch, weights in batches:
             state, info = train_step(state, None, batch, weights)
             table = table.update(ids, info.losses, weights)
-        ids_of_steps.extend(order.ids)
+            ids_of_steps.append(ids)
         taken.extend(pool.taken)
     return {
         "indices": np.stack([selection.indices for selection in selections]),

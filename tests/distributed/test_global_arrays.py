@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from attent_jax.data import ArrayPool, SourcePool, epoch_batches
+from attent_jax.data import ArrayPool, SourcePool, epoch_batches, take
 from attent_jax.distributed import (
     batch_sharding,
     fsdp_shardings,
@@ -14,7 +14,6 @@ from attent_jax.distributed import (
     make_mesh,
     put,
     replicated,
-    take,
 )
 from attent_jax.scores import loss
 from attent_jax.selectors import uniform
@@ -65,7 +64,7 @@ def test_taken_examples_lie_where_the_sharding_says(order):
     arrays, ids = examples(POOL_SIZE), np.arange(16) * 2
     for sharding in (batch_sharding(mesh), NamedSharding(mesh, PartitionSpec("data"))):
         pool = RecordingPool(arrays)
-        batch = take(pool, ids, sharding)
+        batch = take(pool, ids, sharding=sharding)
         assert pool.taken == [ids.tolist()]  # each once, on however many devices
         for name, leaf in batch.items():
             assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
@@ -92,14 +91,15 @@ def test_split_epochs_are_the_host_epochs(kind):
     split = list(epoch_batches(pool, everywhere, 8, seed=5, sharding=SPLIT))
     assert len(host) == len(split) == 3
     for one, other in zip(host, split, strict=True):
-        for leaf in jax.tree.leaves(other):
+        assert type(other.ids) is np.ndarray  # for a ScoreTable on the host's side
+        for leaf in jax.tree.leaves((other.batch, other.weights)):
             assert leaf.sharding.is_equivalent_to(SPLIT, leaf.ndim)
         jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 @pytest.mark.parametrize(
     ("num_examples", "batch_size", "rounded"),
-    [(41, 8, 8), (41, 10, 16), (41, 1000, 48), (40, 40, 40)],
+    [(41, 8, 8), (41, 10, 16), (41, 1000, 48), (40, 40, 40), (40, 16, 16), (64, 8, 8)],
 )
 def test_split_scores_are_the_host_scores(num_examples, batch_size, rounded):
     pool, params = RecordingPool(examples(num_examples)), learner()
@@ -107,8 +107,10 @@ def test_split_scores_are_the_host_scores(num_examples, batch_size, rounded):
     pool.taken.clear()
     params = put(params, replicated(MESH))
     scores = score_pool(SCORE, params, pool, batch_size=batch_size, sharding=SPLIT)
-    assert scores.sharding.is_fully_replicated
     assert scores.sharding.device_set == set(MESH.devices.flat)
+    parts = {shard.data.shape for shard in scores.addressable_shards}
+    # a jax array has equal parts or is whole on every device
+    assert parts == {(num_examples if num_examples % 8 else num_examples // 8,)}
     np.testing.assert_allclose(scores, expected, atol=1e-6, rtol=0)
     assert {len(ids) for ids in pool.taken} == {rounded}
 
@@ -125,7 +127,7 @@ def test_a_second_split_scoring_compiles_nothing():
 
 IDS = np.arange(12)
 CASES = {
-    "take": lambda: take(ArrayPool(np.arange(POOL_SIZE)), IDS, SPLIT),
+    "take": lambda: take(ArrayPool(np.arange(POOL_SIZE)), IDS, sharding=SPLIT),
     "local_rows": lambda: local_rows(SPLIT, 12),
     "epoch_batches": lambda: epoch_batches(
         ArrayPool(np.arange(POOL_SIZE)), selection(), 12, seed=0, sharding=SPLIT

@@ -68,7 +68,7 @@ def in_rows(selection: Selection, epoch: int):
     def by_device(leaf):
         return leaf.reshape(NUM_DEVICES, PER_DEVICE, *leaf.shape[1:])
 
-    return (jax.tree.map(by_device, pair) for pair in on_host(selection, epoch))
+    return (jax.tree.map(by_device, batch) for batch in on_host(selection, epoch))
 
 
 def over_shards(loss_fn, **options):
@@ -145,7 +145,7 @@ def on_one_device(name: str) -> tuple[list[Selection], TrainState, list[Any]]:
 
 def taught(step, state, batches: Iterator[Any]) -> tuple[Any, list[Any]]:
     losses = []
-    for batch, weights in batches:
+    for _, batch, weights in batches:
         state, info = step(state, None, batch, weights)
         losses.append(np.ravel(info.losses))
     return state, losses

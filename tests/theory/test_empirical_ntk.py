@@ -30,7 +30,7 @@ each_inputs = pytest.mark.parametrize("x2", [None, POINTS2], ids=["x", "x2"])
 TRAINABLE: Any = {
     "a subtree": {"hidden": True, "out": False},
     "a leaf": {"hidden": {"w": False, "b": True}, "out": False},
-    "a function": lambda params: jax.tree.map(lambda leaf: leaf.ndim == 1, params),
+    "a function": lambda path: path in ("hidden/b", "out"),
 }
 
 
@@ -130,12 +130,19 @@ def test_blocks_that_do_not_divide_make_the_whole(x2):
 
 def kernel_of_trained(trainable):
     """By the Jacobian of the trained leaves alone."""
-    mask: Any = trainable(MLP) if callable(trainable) else trainable
-    hidden = mask["hidden"]
-    is_trained = {
-        "hidden": hidden if isinstance(hidden, dict) else {"w": hidden, "b": hidden},
-        "out": mask["out"],
-    }
+    if callable(trainable):
+        is_trained = {
+            "hidden": {name: trainable(f"hidden/{name}") for name in MLP["hidden"]},
+            "out": trainable("out"),
+        }
+    else:
+        hidden = trainable["hidden"]
+        is_trained = {
+            "hidden": hidden
+            if isinstance(hidden, dict)
+            else {"w": hidden, "b": hidden},
+            "out": trainable["out"],
+        }
     frozen = jax.tree.map(lambda keep, leaf: None if keep else leaf, is_trained, MLP)
     trained = jax.tree.map(lambda keep, leaf: leaf if keep else None, is_trained, MLP)
 

@@ -9,16 +9,18 @@ from jax.extend.core import jaxpr_as_fun
 from jaxtyping import Array, Float, Int, PyTree
 
 from attent_jax._checks import leading_size
+from attent_jax.training.selective._groups import batch_rows, take_in_groups
 from attent_jax.training.selective._row_independence import (
     RowsNotIndependent,
     check_position_independent,
     check_row_independent,
     rows_of,
 )
-from attent_jax.training.selective._row_rules import Rows
 from attent_jax.typing import Batch, Params, Rng
 
-Gradient = Callable[[Int[Array, "selected"], Float[Array, "selected"]], Params]
+Gradient = Callable[
+    [Int[Array, "groups selected"], Float[Array, "all_selected"]], Params
+]
 
 
 def partial_vjp(
@@ -37,7 +39,8 @@ def partial_vjp(
 
     Returns:
       Losses `[batch]`, auxiliary output, and `(indices, cotangents) -> gradient` of
-      Σ cotangent · loss over these rows.
+      Σ cotangent · loss over these rows: indices `[groups, selected]` number the rows
+      within equal, contiguous groups of the batch.
 
     Raises:
       ValueError: if it is not proven that the rows do not meet on the way.
@@ -55,7 +58,8 @@ def partial_vjp(
         losses, pull_back, aux = forward(params, rng, batch)
 
         def gradient_of_all(indices, cotangents):
-            return pull_back(jnp.zeros_like(losses).at[indices].add(cotangents))[0]
+            rows = batch_rows(indices, num_examples)
+            return pull_back(jnp.zeros_like(losses).at[rows].add(cotangents))[0]
 
         return losses, aux, gradient_of_all
 
@@ -74,10 +78,10 @@ def partial_vjp(
 
     def gradient(indices, cotangents):
         if num_traced > num_selected:
-            indices = jnp.repeat(indices, 2)
+            indices = jnp.repeat(indices, 2, axis=1)
             cotangents = jnp.concatenate([cotangents, jnp.zeros_like(cotangents)])
         residuals = [
-            _gather(residual, indices, rows)
+            residual if rows is None else take_in_groups(residual, indices, *rows)
             for residual, rows in zip(jax.tree.leaves(pull_back), where, strict=True)
         ]
         structure = jax.tree.structure(other_outputs[1])
@@ -106,19 +110,6 @@ def _rows_of_residuals(one: Any, other: Any, sizes: tuple[int, int]) -> list:
         rows_of(leaf, twin, sizes, f"residual {number} ({leaf.dtype})")
         for number, (leaf, twin) in enumerate(zip(leaves, others, strict=True))
     ]
-
-
-def _gather(leaf: Array, indices: Int[Array, "selected"], rows: Rows | None) -> Array:
-    """The entries of these rows."""
-    if rows is None:
-        return leaf
-    axis, block = rows
-    shape = leaf.shape
-    split = jnp.asarray(leaf).reshape(*shape[:axis], -1, block, *shape[axis + 1 :])
-    taken = split.at[(slice(None),) * axis + (indices,)].get(
-        mode="promise_in_bounds", unique_indices=True
-    )
-    return taken.reshape(*shape[:axis], -1, *shape[axis + 1 :])
 
 
 def _refusal(found: RowsNotIndependent) -> ValueError:
