@@ -49,8 +49,9 @@ def partition_params(
     for (path, leaf), trained in zip(leaves, is_trained, strict=True):
         dtype = _dtype_of(path, leaf)
         if trained and not jnp.issubdtype(dtype, jnp.inexact):
+            kind = "float0" if dtype == jax.dtypes.float0 else dtype
             raise TypeError(
-                f"params leaf {_name(path)!r} is {dtype}, which has no gradient: "
+                f"params leaf {_name(path)!r} is {kind}, which has no gradient: "
                 f"freeze it with trainable=, or close over it instead."
             )
     trained, frozen = (

@@ -1,4 +1,4 @@
-"""Values over time: `step -> value`, exact at every boundary."""
+"""Values over time: `step -> value`, exact at their boundaries."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,22 @@ import numpy as np
 from jax import lax
 
 from attent_jax._checks import check_count, check_number
+from attent_jax._factories import described
 from attent_jax.typing import Schedule
 
 
+@described
 def constant(value: float) -> Schedule:
     """The same value at every step.
 
+    Args:
+      value: a number.
+
+    Returns:
+      `step -> value`.
+
     Raises:
-      TypeError: if `value` is no number.
+      TypeError: if `value` is not a number.
 
     Example:
       >>> import attent_jax
@@ -22,9 +30,15 @@ def constant(value: float) -> Schedule:
       0.5
     """
     value = check_number("value", value)
-    return lambda step: jnp.full(jnp.shape(step), value)
+
+    def schedule(step):
+        """`step -> value`, the same for every step."""
+        return jnp.full(jnp.shape(step), value)
+
+    return schedule
 
 
+@described
 def linear(initial: float, final: float, num_steps: int) -> Schedule:
     """A straight line from `initial` at step 0 to `final` at `num_steps`, then flat.
 
@@ -35,8 +49,11 @@ def linear(initial: float, final: float, num_steps: int) -> Schedule:
       final: the value from step `num_steps` on.
       num_steps: >= 1.
 
+    Returns:
+      `step -> value`, for a Python, NumPy or traced step, or an array of steps.
+
     Raises:
-      TypeError, ValueError: for arguments that are no numbers, or num_steps < 1.
+      TypeError, ValueError: for arguments that are not numbers, or num_steps < 1.
 
     Example:
       >>> import attent_jax
@@ -48,11 +65,12 @@ def linear(initial: float, final: float, num_steps: int) -> Schedule:
     num_steps = check_count("num_steps", num_steps)
 
     def schedule(step):
-        # A value that is representable shall be exact, for floor() to be right. XLA
-        # divides by multiplying with a reciprocal, and merges constants (so the
-        # barriers); the remainder mends what that rounds.
+        """`step -> value`, on a straight line."""
+        # A representable value must be exact, so that its floor is right. XLA divides
+        # by multiplying with a reciprocal, and merges constants (hence the barriers);
+        # adding the remainder corrects the rounding of both.
         product = lax.optimization_barrier(
-            (final - initial) * jnp.clip(step, 0, num_steps)
+            (final - initial) * jnp.clip(step, 0, num_steps).astype(float)
         )
         rise = lax.optimization_barrier(product / num_steps)
         rise += (product - rise * num_steps) / num_steps
@@ -61,6 +79,7 @@ def linear(initial: float, final: float, num_steps: int) -> Schedule:
     return schedule
 
 
+@described
 def cosine(initial: float, final: float, num_steps: int) -> Schedule:
     """Half a cosine from `initial` at step 0 to `final` at `num_steps`, then flat.
 
@@ -69,8 +88,11 @@ def cosine(initial: float, final: float, num_steps: int) -> Schedule:
       final: the value from step `num_steps` on.
       num_steps: >= 1.
 
+    Returns:
+      `step -> value`, for a Python, NumPy or traced step, or an array of steps.
+
     Raises:
-      TypeError, ValueError: for arguments that are no numbers, or num_steps < 1.
+      TypeError, ValueError: for arguments that are not numbers, or num_steps < 1.
 
     Example:
       >>> import attent_jax
@@ -82,13 +104,15 @@ def cosine(initial: float, final: float, num_steps: int) -> Schedule:
     num_steps = check_count("num_steps", num_steps)
 
     def schedule(step):
-        angle = jnp.pi * jnp.clip(step, 0, num_steps) / num_steps
+        """`step -> value`, on half a cosine."""
+        angle = jnp.pi * jnp.clip(step, 0, num_steps).astype(float) / num_steps
         rise = (final - initial) * (1 - jnp.cos(angle)) / 2
         return jnp.where(step >= num_steps, final, initial + rise)
 
     return schedule
 
 
+@described
 def step(values: Sequence[float], boundaries: Sequence[int]) -> Schedule:
     """A staircase: `values[i]` from step `boundaries[i - 1]` to before `boundaries[i]`.
 
@@ -96,9 +120,12 @@ def step(values: Sequence[float], boundaries: Sequence[int]) -> Schedule:
       values: one more than boundaries.
       boundaries: the steps at which the next value begins, increasing.
 
+    Returns:
+      `step -> value`, for a Python, NumPy or traced step, or an array of steps.
+
     Raises:
-      TypeError, ValueError: for values that are no numbers, boundaries that are no
-        increasing integers, or counts that do not fit.
+      TypeError, ValueError: for values that are not numbers, boundaries that are not
+        increasing integers, or if there is not one value more than boundaries.
 
     Example:
       >>> import attent_jax
@@ -120,6 +147,7 @@ def step(values: Sequence[float], boundaries: Sequence[int]) -> Schedule:
         raise ValueError(f"boundaries must increase, got {boundaries}: sort them.")
 
     def schedule(step):
+        """`step -> value`, on a staircase."""
         stairs = jnp.searchsorted(
             jnp.array(boundaries, jnp.int32), jnp.asarray(step), side="right"
         )

@@ -1,4 +1,4 @@
-"""Distances in function space: what the paper's theory scores by."""
+"""Distances in function space: the scores of the paper's theory."""
 
 from collections.abc import Callable
 
@@ -7,14 +7,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from attent_jax._checks import leading_size
+from attent_jax._factories import described
+from attent_jax._trainable import merge_params, partition_params
+from attent_jax.scores._dtypes import at_least_float32
 from attent_jax.scores._masked_mean import masked_mean
-from attent_jax.typing import ApplyFn, Batch, OutputLossFn, ScoreFn
+from attent_jax.typing import ApplyFn, Batch, OutputLossFn, ScoreFn, Trainable
 
 
+@described
 def discrepancy(
     apply_fn: ApplyFn,
     *,
-    target_fn: Callable[[Batch], Array] = lambda batch: batch["targets"],
+    target_fn: Callable[[Batch], Array] | None = None,
     mask_fn: Callable[[Batch], Array] | None = None,
 ) -> ScoreFn:
     """‖f(S) − f*(S)‖_F, the distance of the learner's outputs from the targets.
@@ -22,9 +26,10 @@ def discrepancy(
     Args:
       apply_fn: `(params, rng, batch) -> [batch, ...]`, the outputs f.
       target_fn: `(batch) -> [batch, ...]`, the targets f*, in the outputs' shape.
+        None: `batch["targets"]`.
       mask_fn: `(batch) -> [batch, positions]`, true where a position is valid. With
         it, the root mean square over valid positions of the distance at each, so
-        that neither length nor padding moves the score.
+        that the score depends neither on length nor on padding.
 
     Returns:
       `(params, rng, batch) -> [batch]`.
@@ -43,32 +48,36 @@ def discrepancy(
     """
 
     def score(params, rng, batch):
-        outputs, targets = apply_fn(params, rng, batch), target_fn(batch)
+        """`(params, rng, batch) -> [batch]`, distances from the targets."""
+        outputs = apply_fn(params, rng, batch)
+        targets = batch["targets"] if target_fn is None else target_fn(batch)
         if outputs.shape != targets.shape:
             raise ValueError(
                 f"apply_fn returned shape {outputs.shape} but target_fn shape "
                 f"{targets.shape}: they must agree (one-hot class labels first)."
             )
-        return _norm(outputs - targets, batch, mask_fn)
+        difference = at_least_float32(outputs) - at_least_float32(targets)
+        return _norm(difference, batch, mask_fn)
 
     return score
 
 
+@described
 def functional_gradient_norm(
     apply_fn: ApplyFn,
     output_loss_fn: OutputLossFn,
     *,
     mask_fn: Callable[[Batch], Array] | None = None,
 ) -> ScoreFn:
-    """‖∂L/∂f‖_F, how hard the loss pulls at the outputs: one forward, no backward.
+    """‖∂L/∂f‖_F, the gradient of the loss by the outputs: one forward, no backward.
 
-    For mean squared error it is proportional to the discrepancy, for softmax
+    For mean squared error it is proportional to the discrepancy. For softmax
     cross-entropy it is ‖softmax(f) − y‖, known as EL2N.
 
     Args:
       apply_fn: `(params, rng, batch) -> [batch, ...]`, the outputs f.
       output_loss_fn: `(outputs, batch) -> [batch]`, or per position
-        `[batch, positions]`, each loss of its own outputs only.
+        `[batch, positions]`; each loss may depend on its own outputs only.
       mask_fn: `(batch) -> [batch, positions]`, true where a position is valid. With
         it, the root mean square over valid positions; the losses must then be per
         position.
@@ -78,7 +87,7 @@ def functional_gradient_norm(
 
     Raises:
       ValueError: from the score, if the losses are reduced over the batch, or over
-        positions beside a mask.
+        positions where there is a mask.
 
     Example:
       >>> import jax.numpy as jnp, optax, attent_jax
@@ -93,6 +102,7 @@ def functional_gradient_norm(
     """
 
     def score(params, rng, batch):
+        """`(params, rng, batch) -> [batch]`, norms of the functional gradient."""
         outputs = apply_fn(params, rng, batch)
         gradient = _output_gradient(output_loss_fn, outputs, batch, mask_fn)
         return _norm(gradient, batch, mask_fn)
@@ -100,23 +110,30 @@ def functional_gradient_norm(
     return score
 
 
-def ntk_guided(apply_fn: ApplyFn, output_loss_fn: OutputLossFn) -> ScoreFn:
+@described
+def ntk_guided(
+    apply_fn: ApplyFn, output_loss_fn: OutputLossFn, *, trainable: Trainable = True
+) -> ScoreFn:
     """‖(K g)_i‖, how far a gradient step on the whole batch moves example i's outputs.
 
-    g = ∂L/∂f of the mean loss over the batch and K = J Jᵀ its empirical neural
-    tangent kernel: error and leverage together. K is never formed; w = J (Jᵀ g) takes
-    one backward and one forward-mode pass over all parameters.
+    g = ∂L/∂f is that of the mean loss over the batch, and K = J Jᵀ is the empirical
+    neural tangent kernel of the trained parameters. K is never formed: K g = J (Jᵀ g)
+    takes one backward and one forward-mode pass.
 
     Args:
       apply_fn: `(params, rng, batch) -> [batch, ...]`, the outputs f.
       output_loss_fn: `(outputs, batch) -> [batch]`, or per position.
+      trainable: which parameters are trained: True for all, a pytree prefix of bools,
+        or a function of a leaf's path; see `training.partition_params`.
 
     Returns:
-      `(params, rng, batch) -> [batch]`. A score depends on the batch it is computed
-      in: score the pool in one batch, or in batches that are samples of it.
+      `(params, rng, batch) -> [batch]`. A score depends on the other examples of its
+      batch: score the pool in one batch, or in batches that are samples of it.
 
     Raises:
-      ValueError: from the score, if the losses are reduced over the batch.
+      TypeError, ValueError: from the score, if the losses are reduced over the batch,
+        if a trained leaf is not floating point, or if `trainable` does not fit the
+        parameters.
 
     Example:
       >>> import jax.numpy as jnp, attent_jax
@@ -129,20 +146,23 @@ def ntk_guided(apply_fn: ApplyFn, output_loss_fn: OutputLossFn) -> ScoreFn:
     """
 
     def score(params, rng, batch):
-        def outputs_of(params):
-            return apply_fn(params, rng, batch)
+        """`(params, rng, batch) -> [batch]`, norms of the kernel times the gradient."""
+        trained, frozen = partition_params(params, trainable)
 
-        outputs, pull_back = jax.vjp(outputs_of, params)
+        def outputs_of(trained):
+            return apply_fn(merge_params(trained, frozen), rng, batch)
+
+        outputs, pull_back = jax.vjp(outputs_of, trained)
         gradient = _output_gradient(output_loss_fn, outputs, batch) / len(outputs)
         (direction,) = pull_back(gradient)
-        _, moved = jax.jvp(outputs_of, (params,), (direction,))
+        _, moved = jax.jvp(outputs_of, (trained,), (direction,))
         return _norm(moved, batch)
 
     return score
 
 
 def _output_gradient(output_loss_fn, outputs, batch, mask_fn=None):
-    """∂L/∂f, each loss's by its own outputs."""
+    """∂L/∂f, of each loss by its own outputs."""
 
     def total(outputs):
         losses = output_loss_fn(outputs, batch)
@@ -163,5 +183,6 @@ def _norm(array, batch, mask_fn=None) -> Float[Array, "batch"]:
     leading_size("batch", batch)
     mask = None if mask_fn is None else mask_fn(batch)
     kept = 1 if mask is None else mask.ndim
-    squares = jnp.sum(jnp.square(array), axis=tuple(range(kept, array.ndim)))
+    squares = jnp.square(at_least_float32(array))
+    squares = jnp.sum(squares, axis=tuple(range(kept, array.ndim)))
     return jnp.sqrt(squares if mask is None else masked_mean(squares, mask))

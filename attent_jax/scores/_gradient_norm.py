@@ -4,25 +4,39 @@ import jax
 import jax.numpy as jnp
 
 from attent_jax._checks import check_count, check_per_example, leading_size
-from attent_jax.typing import LossFn, ScoreFn
+from attent_jax._factories import described
+from attent_jax._trainable import merge_params, partition_params
+from attent_jax.scores._dtypes import at_least_float32
+from attent_jax.typing import LossFn, ScoreFn, Trainable
 
 
-def gradient_norm(loss_fn: LossFn, microbatch_size: int | None = None) -> ScoreFn:
-    """‖∂L_i/∂θ‖₂ over all parameters, for each example i by itself.
+@described
+def gradient_norm(
+    loss_fn: LossFn,
+    microbatch_size: int | None = None,
+    *,
+    trainable: Trainable = True,
+) -> ScoreFn:
+    """‖∂L_i/∂θ‖₂ over the trained parameters, for each example i by itself.
 
     The loss is differentiated on batches of one, vmapped. `rng` is the same for all
     examples.
 
     Args:
-      loss_fn: `(params, rng, batch) -> [batch]`; must not couple examples.
-      microbatch_size: how many examples' gradients are held at once. None: all.
+      loss_fn: `(params, rng, batch) -> [batch]`. The loss of an example must not
+        depend on the others of the batch.
+      microbatch_size: how many examples' gradients are held in memory at once. None:
+        those of the whole batch.
+      trainable: which parameters θ are: True for all, a pytree prefix of bools, or a
+        function of a leaf's path; see `training.partition_params`.
 
     Returns:
       `(params, rng, batch) -> [batch]`, accumulated in float32 at least.
 
     Raises:
-      TypeError, ValueError: for a microbatch_size that is no integer >= 1; from the
-        score, if `loss_fn` does not return one loss per example.
+      TypeError, ValueError: for a microbatch_size that is not an integer >= 1; from
+        the score, if `loss_fn` does not return one loss per example, if a trained
+        leaf is not floating point, or if `trainable` does not fit the parameters.
 
     Example:
       >>> import jax.numpy as jnp, attent_jax
@@ -37,14 +51,17 @@ def gradient_norm(loss_fn: LossFn, microbatch_size: int | None = None) -> ScoreF
         microbatch_size = check_count("microbatch_size", microbatch_size)
 
     def score(params, rng, batch):
+        """`(params, rng, batch) -> [batch]`, the norm of each example's gradient."""
+        trained, frozen = partition_params(params, trainable)
+
         def norm(example):
-            def loss_of(params):
+            def loss_of(trained):
                 one = jax.tree.map(lambda leaf: leaf[None], example)
-                losses = loss_fn(params, rng, one)
+                losses = loss_fn(merge_params(trained, frozen), rng, one)
                 check_per_example("loss_fn", losses, 1)
                 return losses[0]
 
-            gradients = jax.tree.leaves(jax.grad(loss_of)(params))
+            gradients = jax.tree.leaves(jax.grad(loss_of)(trained))
             return jnp.sqrt(sum(map(_squared_norm, gradients)))
 
         num_examples = leading_size("batch", batch)
@@ -54,4 +71,4 @@ def gradient_norm(loss_fn: LossFn, microbatch_size: int | None = None) -> ScoreF
 
 
 def _squared_norm(leaf):
-    return jnp.sum(jnp.square(leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))))
+    return jnp.sum(jnp.square(at_least_float32(leaf)))

@@ -2,16 +2,20 @@
 
 from collections.abc import Callable
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from attent_jax._checks import check_per_example, leading_size
+from attent_jax._factories import described
 from attent_jax.typing import Batch, LossFn, ScoreFn
 
 
+@described
 def loss(loss_fn: LossFn) -> ScoreFn:
-    """The per-example loss itself: the paper's score in practice.
+    """The per-example loss itself: the score that the paper uses in practice.
 
-    For a loss convex in the outputs it orders examples as their discrepancy does.
+    For a loss that is convex in the outputs, the order of the examples is that of
+    their discrepancy.
 
     Args:
       loss_fn: `(params, rng, batch) -> [batch]`, not reduced over the batch. For
@@ -33,6 +37,7 @@ def loss(loss_fn: LossFn) -> ScoreFn:
     """
 
     def score(params, rng, batch):
+        """`(params, rng, batch) -> [batch]`, each example's loss."""
         losses = loss_fn(params, rng, batch)
         check_per_example("loss_fn", losses, leading_size("batch", batch))
         return losses
@@ -40,17 +45,18 @@ def loss(loss_fn: LossFn) -> ScoreFn:
     return score
 
 
+@described
 def reducible_loss(
     loss_fn: LossFn, reference: Callable[[Batch], Float[Array, "batch"]]
 ) -> ScoreFn:
-    """The loss beyond a reference model's: what can still be learnt.
+    """The loss in excess of a reference model's: what can still be learnt.
 
-    Noise that no model predicts has a high reference loss too, and scores low.
+    Noise, which no model predicts, has a high reference loss too, and scores low.
 
     Args:
       loss_fn: `(params, rng, batch) -> [batch]`.
       reference: `(batch) -> [batch]`, the same loss under a model trained on other
-        data: computed, or looked up in the batch.
+        data, computed here or stored in the batch.
 
     Returns:
       `(params, rng, batch) -> [batch]`.
@@ -73,9 +79,10 @@ def reducible_loss(
     score_loss = loss(loss_fn)
 
     def score(params, rng, batch):
+        """`(params, rng, batch) -> [batch]`, loss − reference loss."""
         losses = score_loss(params, rng, batch)
         references = reference(batch)
         check_per_example("reference", references, losses.size)
-        return losses - references
+        return losses - jnp.asarray(references).astype(losses.dtype)
 
     return score

@@ -1,19 +1,22 @@
-"""The mean that padding does not move."""
+"""The mean over positions that are not padding."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 
 def masked_mean(
-    values: Float[Array, "batch ..."],
-    mask: Bool[Array, "batch ..."] | Float[Array, "batch ..."] | None = None,
+    values: Float[Array | np.ndarray, "batch ..."],
+    mask: Bool[Array | np.ndarray, "batch ..."]
+    | Float[Array | np.ndarray, "batch ..."]
+    | None = None,
 ) -> Float[Array, "batch"]:
     """Mean over each example's valid positions.
 
     Args:
       values: `[batch, ...]` one value per position.
-      mask: `[batch, ...]` true (or a positive weight) where a position counts; any
-        trailing axes that it lacks are counted whole. None: every position.
+      mask: `[batch, ...]` true (or a positive weight) where a position counts. It may
+        lack trailing axes of the values; these count in full. None: every position.
 
     Returns:
       `[batch]`; 0 for an example without a valid position. Values at invalid
@@ -29,8 +32,8 @@ def masked_mean(
       >>> attent_jax.scores.masked_mean(losses, mask).tolist()
       [2.0, 5.0]
     """
-    if mask is None:
-        mask = jnp.ones(values.shape, bool)
+    values = jnp.asarray(values)
+    mask = jnp.ones(values.shape, bool) if mask is None else jnp.asarray(mask)
     if values.shape[: mask.ndim] != mask.shape:
         raise ValueError(
             f"mask has shape {mask.shape} but values {values.shape}: the mask must "
