@@ -1,4 +1,4 @@
-"""Every member of each family, for the contracts that all of them keep."""
+"""Every member of each family, for the contracts that apply to all of them."""
 
 from typing import Any
 
@@ -49,6 +49,12 @@ TEACHERS = {
         num_epochs=10,
         num_final_epochs=1.25,
     ),
+    "attent with a score transform": teachers.attent(
+        _soft,
+        0.5,
+        2,
+        score_transform=scores.chain(scores.ema(0.5), scores.standardize()),
+    ),
     "one_shot": teachers.one_shot(selectors.top_k(), 0.7),
     "full": teachers.full(),
     "recommended": teachers.recommended(),
@@ -68,6 +74,10 @@ def apply_fn(params, rng, batch):
     return outputs if rng is None else outputs + jax.random.uniform(rng, ())
 
 
+def reference_loss(batch):
+    return batch["reference"]
+
+
 def squared_error(outputs, batch):
     return jnp.sum((outputs - batch["targets"]) ** 2, axis=-1) / 2
 
@@ -83,9 +93,12 @@ SCORES = {
         apply_fn, squared_error
     ),
     "gradient_norm": scores.gradient_norm(loss_fn),
+    "gradient_norm of some leaves": scores.gradient_norm(
+        loss_fn, trainable={"w": True}
+    ),
     "gradient_norm in microbatches": scores.gradient_norm(loss_fn, microbatch_size=4),
     "ntk_guided": scores.ntk_guided(apply_fn, squared_error),
-    "reducible_loss": scores.reducible_loss(loss_fn, lambda batch: batch["reference"]),
+    "reducible_loss": scores.reducible_loss(loss_fn, reference_loss),
 }
 
 

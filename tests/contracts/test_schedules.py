@@ -1,6 +1,7 @@
-"""What every schedule keeps."""
+"""What holds for every schedule."""
 
 import inspect
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -51,3 +52,26 @@ def test_an_array_of_steps_gives_an_array_of_values(schedule):
     one_by_one = [float(schedule(step)) for step in STEPS]
     for at_once in (schedule(jnp.asarray(STEPS)), jax.vmap(schedule)(STEPS)):
         np.testing.assert_allclose(at_once, one_by_one, rtol=3e-7)
+
+
+@every_schedule
+def test_jax_debug_nans_and_check_tracer_leaks_report_nothing(schedule):
+    with jax.debug_nans(True), jax.checking_leaks():
+        assert np.isfinite(jax.jit(schedule)(jnp.int32(3)))
+
+
+@every_schedule
+def test_pickling_keeps_the_schedule(schedule):
+    again = pickle.loads(pickle.dumps(schedule))
+    assert repr(again) == repr(schedule)
+    np.testing.assert_array_equal(again(STEPS), schedule(STEPS))
+
+
+@every_schedule
+def test_64_bit_mode_gives_float64(schedule):
+    with jax.enable_x64(True):
+        assert schedule(jnp.int32(3)).dtype == jnp.float64
+
+
+def test_repr_is_the_call():
+    assert repr(SCHEDULES["linear"]) == "linear(0.2, 0.8, 7)"

@@ -1,12 +1,14 @@
-"""What every score transform keeps."""
+"""What holds for every score transform."""
 
 import inspect
+import pickle
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from attent_jax.scores import ScoreTable
 from tests.families import TRANSFORMS
 
 every_transform = pytest.mark.parametrize(
@@ -30,7 +32,7 @@ def test_parameter_names_are_the_vocabulary(transform):
 
 
 @every_transform
-def test_state_is_a_fixpoint_weak_types_included(transform):
+def test_update_keeps_the_structure_and_types_of_the_state(transform):
     # a weak type that hardens compiles the caller a second time
     state = transform.init(10)
     transformed, new_state = transform.update(SCORES[0], state)
@@ -76,3 +78,56 @@ def test_infinite_scores_keep_their_place_and_move_no_other(transform):
     finite = np.asarray(transformed)[[0, 2, 4]]
     assert np.isfinite(finite).all()
     assert finite[2] < finite[0] < finite[1]
+
+
+@every_transform
+@pytest.mark.parametrize(
+    "row",
+    [[1.0, np.nan, 2.0], [np.nan] * 3, [-np.inf, np.nan, np.inf], [np.inf] * 3],
+    ids=str,
+)
+def test_jax_debug_nans_and_check_tracer_leaks_report_nothing(transform, row):
+    with jax.debug_nans(True), jax.checking_leaks():
+        state = transform.init(3)
+        for _ in range(2):
+            transformed, state = transform.update(np.array(row, np.float32), state)
+    np.testing.assert_array_equal(np.isnan(transformed), np.isnan(row))
+    for leaf in jax.tree.leaves(state):  # a NaN here would be reported in a user's jit
+        assert not np.isnan(leaf).any()
+
+
+@every_transform
+def test_numpy_arrays_and_lists_equal_jax_arrays(transform):
+    row = SCORES[0]
+    expected, _ = transform.update(row, transform.init(10))
+    for scores in (np.asarray(row, np.float64), row.tolist()):
+        transformed, _ = transform.update(scores, transform.init(10))
+        np.testing.assert_array_equal(transformed, expected)
+        assert transformed.dtype == jnp.float32
+
+
+@every_transform
+def test_64_bit_mode_keeps_the_types_of_the_state_too(transform):
+    with jax.enable_x64(True):
+        state = transform.init(10)
+        types = jax.tree.map(jax.typeof, state)
+        for dtype in (np.float32, np.float64):
+            _, new_state = transform.update(np.asarray(SCORES[0], dtype), state)
+            assert jax.tree.map(jax.typeof, new_state) == types
+
+
+@every_transform
+def test_a_score_table_in_place_of_its_scores_is_refused(transform):
+    with pytest.raises(TypeError, match="scores is a ScoreTable: pass"):
+        transform.update(ScoreTable.init(3), transform.init(3))
+
+
+@every_transform
+def test_pickling_keeps_the_transform(transform):
+    again = pickle.loads(pickle.dumps(transform))
+    assert repr(again) == repr(transform)
+    np.testing.assert_array_equal(looped(again)[0], looped(transform)[0])
+
+
+def test_repr_is_the_call():
+    assert repr(TRANSFORMS["chain"]) == "chain(ema(0.5), standardize(), trim_top(0.9))"

@@ -1,6 +1,7 @@
-"""What every score keeps."""
+"""What holds for every score."""
 
 import inspect
+import pickle
 
 import jax
 import numpy as np
@@ -88,3 +89,36 @@ def test_the_other_examples_do_not_matter(name):
         for i in range(6)
     ]
     np.testing.assert_allclose(score(learner(), None, batch), alone, rtol=1e-5)
+
+
+@every_score
+def test_jax_debug_nans_and_check_tracer_leaks_report_nothing(score):
+    with jax.debug_nans(True), jax.checking_leaks():
+        values = score(learner(), None, examples(6))
+        np.testing.assert_allclose(
+            jax.jit(score)(learner(), None, examples(6)), values, rtol=2e-6, atol=1e-6
+        )
+
+
+@every_score
+def test_pickling_keeps_the_score(score):
+    again = pickle.loads(pickle.dumps(score))
+    assert repr(again) == repr(score)
+    np.testing.assert_array_equal(
+        again(learner(), None, examples(6)), score(learner(), None, examples(6))
+    )
+
+
+@pytest.mark.parametrize("name", ["gradient_norm", "ntk_guided"])
+def test_integer_parameters_are_refused_with_the_remedy(name):
+    params = {**learner(), "step": np.int32(3)}
+    with pytest.raises(
+        TypeError, match="'step' is int32, which has no gradient: freeze"
+    ):
+        SCORES[name](params, None, examples(6))
+
+
+def test_repr_is_the_call():
+    assert repr(SCORES["loss"]) == "loss(loss_fn)"
+    expected = "gradient_norm(loss_fn, microbatch_size=4)"
+    assert repr(SCORES["gradient_norm in microbatches"]) == expected

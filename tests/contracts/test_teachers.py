@@ -1,6 +1,8 @@
-"""What every teacher keeps, over a whole curriculum."""
+"""What holds for every teacher, over a whole curriculum."""
 
 import inspect
+import pickle
+import pydoc
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 
 from attent_jax import teachers
 from attent_jax.schedules import linear
+from attent_jax.scores import ScoreTable
 from attent_jax.selectors import gumbel_top_k
 from attent_jax.typing import Teacher, TeacherInfo, TeacherState
 from tests.compilations import compilations
@@ -51,7 +54,7 @@ def test_parameter_names_are_the_vocabulary(teacher):
 
 
 @every_teacher
-def test_state_is_a_fixpoint_of_update_weak_types_included(teacher):
+def test_update_keeps_the_structure_and_types_of_the_state(teacher):
     state = teacher.init(POOL_SIZE)
     new_state, info = teacher.update(RNGS[0], state, SCORES[0])
     assert isinstance(info, TeacherInfo)
@@ -151,3 +154,68 @@ def test_a_curriculum_from_a_fifth_to_the_whole_pool_is_one_trace():
         counts.append(int(state.selection.num_selected))
     assert len(set(counts)) > 8  # 30 would be traced if lengths followed the ratio
     assert num_traces == 1
+
+
+@every_teacher
+def test_64_bit_mode_keeps_the_types_of_the_state_too(teacher):
+    with jax.enable_x64(True):
+        state = teacher.init(POOL_SIZE)
+        types = jax.tree.map(jax.typeof, state)
+        for rng, scores in zip(RNGS, SCORES, strict=True):
+            for dtype in (np.float32, np.float64):
+                row = np.asarray(scores, dtype)
+                new_state, _ = teacher.update(rng, state, row)
+                assert jax.tree.map(jax.typeof, new_state) == types
+            state = new_state
+
+
+@every_teacher
+def test_jax_debug_nans_and_check_tracer_leaks_report_nothing(teacher):
+    scores = np.array(SCORES)
+    scores[:, 2] = np.nan  # an example without a score
+    with jax.debug_nans(True), jax.checking_leaks():
+        states = curriculum(teacher, scores=scores)
+        teacher.needs_scores(states[-1])
+    assert int(states[-1].epoch) == NUM_EPOCHS
+
+
+@every_teacher
+def test_numpy_arrays_and_lists_of_scores_give_the_same_curriculum(teacher):
+    rngs, scores = RNGS[:3], SCORES[:3]
+    expected = curriculum(teacher, rngs, scores)[-1]
+    for row in (np.asarray(scores, np.float64), scores.tolist()):
+        assert_identical(curriculum(teacher, rngs, row)[-1], expected)
+
+
+@every_teacher
+def test_a_score_table_in_place_of_its_scores_is_refused(teacher):
+    table = ScoreTable.init(POOL_SIZE)
+    with pytest.raises(TypeError, match="scores is a ScoreTable: pass"):
+        teacher.update(RNGS[0], teacher.init(POOL_SIZE), table)
+
+
+@every_teacher
+def test_pickling_keeps_the_curriculum(teacher):
+    again = pickle.loads(pickle.dumps(teacher))
+    assert repr(again) == repr(teacher)
+    assert_identical(
+        curriculum(again, RNGS[:3], SCORES[:3])[-1],
+        curriculum(teacher, RNGS[:3], SCORES[:3])[-1],
+    )
+
+
+def test_repr_is_the_call():
+    for name, expected in {
+        "attent without warm-up": "attent(top_k(), 0.3, 2, 0)",
+        "one_shot": "one_shot(top_k(), 0.7)",
+        "attent with a score transform": "attent(gumbel_top_k(0.5), 0.5, 2, "
+        "score_transform=chain(ema(0.5), standardize()))",
+    }.items():
+        assert repr(TEACHERS[name]) == expected
+
+
+@every_teacher
+def test_help_says_what_to_pass(teacher):
+    for function in teacher:
+        assert "->" in pydoc.render_doc(function)
+    assert "call it before each epoch" in pydoc.render_doc(teacher.update)
