@@ -179,19 +179,19 @@ def check_select_fn(name: str, select_fn: Any) -> None:
 
 
 def pool_scores(scores: Any) -> jax.Array:
-    """`scores` as an array; lists are converted."""
+    """`scores` as a jax array; lists are converted."""
     if hasattr(scores, "losses") and hasattr(scores, "scores"):
         raise TypeError(
             f"scores is a {type(scores).__name__}: pass its scores, `table.scores`."
         )
     if isinstance(scores, jax.Array):
         return scores
-    if type(scores) in (list, tuple):
-        return jnp.asarray(scores, float)
-    if not hasattr(scores, "shape"):
+    is_list = type(scores) in (list, tuple)
+    if not is_list and not hasattr(scores, "shape"):
         raise TypeError(
             f"scores must be an array of shape [pool], got {type(scores).__name__}: "
             f"pass one score per example, e.g. a jax or NumPy array."
         )
-    with np.errstate(over="ignore"):  # float64 beyond float32's range becomes ±inf
-        return jnp.asarray(scores)
+    # float64 beyond float32's range becomes ±inf, and NaN means "no score".
+    with np.errstate(over="ignore"), jax.debug_nans(False):
+        return jnp.asarray(scores, float if is_list else None)

@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from attent_jax._checks import check_number, check_rng
@@ -69,7 +70,7 @@ def gumbel_top_k(temperature: float = 1.0, *, mesh: Mesh | None = None) -> Selec
 @partial(jax.jit, static_argnames=("temperature", "mesh"))
 def select_soft(rng, scores, num_selected, *, temperature, mesh):
     """`gumbel_top_k` of checked arguments."""
-    dtype = jnp.promote_types(scores.dtype, jnp.float32)
+    dtype = np.promote_types(scores.dtype, np.float32)  # any promotion mode
     noise = divide(jax.random.gumbel(rng, scores.shape, dtype), mesh)
     wide = divide(scores, mesh).astype(dtype)
     # score / T + noise, scaled so that no temperature overflows
