@@ -21,7 +21,7 @@ def name(page: Path) -> str:
 
 def without_fences(page: Path) -> str:
     """The page with its code fences blank, or doctest takes them for output."""
-    return re.sub(r"^```.*$", "", page.read_text(), flags=re.MULTILINE)
+    return re.sub(r"^ *```.*$", "", page.read_text(), flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -41,5 +41,9 @@ def test_the_programs_of_a_page_run_as_printed(page):
 @pytest.mark.parametrize("page", [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 def test_every_python_block_of_a_page_is_run(page):
     # a block without prompts would be shown but never executed
-    for block in re.findall(r"^```(?:python|py|pycon)\n(.*)$", page.read_text(), re.M):
+    for block in re.findall(r"^ *```(?:python|py|pycon)\n *(.*)$", page.read_text(), re.M):
         assert block.startswith(">>> ")
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
