@@ -1,1 +1,1 @@
-"""What a person runs: `python -m experiments NAME`."""
+"""The programs that you run: `python -m experiments NAME`."""

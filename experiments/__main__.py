@@ -22,12 +22,12 @@ def main() -> int:
     config = tyro.extras.subcommand_cli_from_dict(
         {name: config for name, (config, _) in _EXPERIMENTS.items()},
         prog="python -m experiments",
-        description="Experiments in teaching attention learners.",
+        description="Experiments with example selection for attention networks.",
     )
     mains = dict(_EXPERIMENTS.values())
     try:
         if getattr(config, "distributed", False):
-            distributed.initialize()  # before anything asks for devices
+            distributed.initialize()  # before anything uses a device
     except (TypeError, ValueError, RuntimeError) as error:
         return _refuse(error)
     try:

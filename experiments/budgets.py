@@ -1,4 +1,4 @@
-"""Plans cut to a budget: every method costs what it was given, to the batch."""
+"""Plans cut to a budget: every method costs its budget, to within a batch."""
 
 import functools
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from attent_jax.teachers import TeachingPlan
 from attent_jax.typing import Teacher
 
 SCORE_COST = 1 / 3
-"""An example scored, in examples trained: one forward of forward + 2 × backward."""
+"""Cost of scoring an example, in trained examples: F of F + B, where B = 2 F."""
 
 
 class Method(NamedTuple):
@@ -19,20 +19,21 @@ class Method(NamedTuple):
 
     name: str
     make_teacher: Callable[[int], Teacher]
-    """`(num_epochs) -> teacher`; how many epochs there are follows from the budget."""
+    """`(num_epochs) -> teacher`; the number of epochs follows from the budget."""
     scores_by_pass: bool = False
-    """Whether scores come from a scoring pass, and cost; else from training."""
+    """Whether scores come from a scoring pass, which costs; else from training."""
 
 
 @functools.cache
 def fit_to_budget(
     method: Method, *, num_examples: int, batch_size: int, budget: float
 ) -> tuple[Teacher, list[int]]:
-    """The teacher of just as many epochs as the budget needs, and their steps.
+    """The teacher for as many epochs as the budget needs, and the steps of each.
 
-    Every epoch is shortened by the same share, so that the plan keeps its phases: each
-    then teaches a random part of its selection. The steps' sum is the length of the
-    learning-rate schedule. Kept for a method's next seed, with what it compiled.
+    Every epoch is shortened by the same share, so that the plan keeps its phases. An
+    epoch then trains on a random part of its selection. The sum of the steps is the
+    length of the learning-rate schedule. The result is cached, so that a method's next
+    seed compiles nothing.
     """
     score_cost = SCORE_COST * method.scores_by_pass
 
@@ -58,7 +59,7 @@ def fit_to_budget(
 
 
 def _shortened(plan: TeachingPlan, budget: float, score_cost: float) -> list[int]:
-    """The plan's steps per epoch, shortened alike to cost `budget` examples."""
+    """The plan's steps per epoch, all shortened by one factor to cost `budget`."""
     affordable = (budget - plan.num_scored * score_cost) / plan.batch_size
     ends = np.cumsum(plan.steps_per_epoch) * (np.ceil(affordable) / plan.num_steps)
     return np.diff(np.rint(ends).astype(int), prepend=0).tolist()

@@ -1,9 +1,9 @@
 """Methods against their controls, in paired runs.
 
-A method *wins* if it is non-inferior to full training at lower cost and above all
-equal-cost controls; it is *non-inferior* if the 95 % interval of its difference from
-full training lies above −δ, δ stated in advance; it *pays nothing* if it is not above
-the controls. "Above" means that the 95 % interval of the paired difference is.
+A method is *non-inferior* if the 95 % interval of its difference from full training
+lies above −δ, where δ is stated in advance. It *wins* if it is non-inferior at lower
+cost and above all equal-cost controls. It has *no advantage* if it is not above all
+controls. "Above" means that the 95 % interval of the paired difference lies above 0.
 """
 
 import dataclasses
@@ -33,14 +33,14 @@ class Row:
     cost_examples: float
     """Examples trained on, plus a third per example scored."""
     flops: float
-    """As XLA counts them, training and scoring."""
+    """FLOPs of training and scoring, as XLA counts them."""
     details: dict[str, float] = dataclasses.field(default_factory=dict)
     """Further measures of quality, by name."""
     wall_save_s: float = 0.0
-    """Training stalled by its checkpoints."""
+    """Time that checkpoints stall training."""
 
     def flat(self) -> dict[str, float | int | str]:
-        """All of it by name, the details among the rest."""
+        """All fields and details by name."""
         fields = {
             name: value for name, value in vars(self).items() if name != "details"
         }
@@ -52,7 +52,7 @@ class Difference(NamedTuple):
 
     mean: float
     low: float
-    """The 95 % interval's ends; NaN from fewer than two pairs."""
+    """The ends of the 95 % interval; NaN for fewer than two pairs."""
     high: float
 
     def __str__(self) -> str:
@@ -66,7 +66,7 @@ def difference(
 ) -> Difference | None:
     """`method` − `other` over the seeds that both have, with Student's t interval.
 
-    Returns None where they share no seed.
+    Returns None if they share no seed.
     """
     ours, theirs = _by_seed(rows, method, measure), _by_seed(rows, other, measure)
     deltas = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
@@ -80,7 +80,7 @@ def difference(
 
 
 def verdict(rows: Sequence[Row], method: str, margin: float) -> str:
-    """The method's word, non-inferiority margin δ = `margin`."""
+    """The method's verdict, for the non-inferiority margin δ = `margin`."""
     if method == FULL:
         return "reference"
     if method in EQUAL_COST_CONTROLS:
@@ -98,7 +98,7 @@ def verdict(rows: Sequence[Row], method: str, margin: float) -> str:
         if is_non_inferior and is_cheaper:
             return "wins"
         return "above its controls, not shown non-inferior at lower cost"
-    return "non-inferior, pays nothing" if is_non_inferior else "pays nothing"
+    return "non-inferior, no advantage" if is_non_inferior else "no advantage"
 
 
 def methods_of(rows: Sequence[Row]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Does teaching pay? A small attention learner on real data, beside its controls."""
+"""Compare ways to select examples with their controls, on a small transformer."""
 
 import dataclasses
 import functools
@@ -49,29 +49,28 @@ MARGIN = 0.25
 
 @dataclasses.dataclass(frozen=True)
 class Demo(RunOptions):
-    """Name -> category of Unicode characters, taught in eight ways.
+    """Learn the category of Unicode characters from their names, in eight ways.
 
     A two-layer transformer learns the general category of a character from its name
-    (16,000 names, 12,000 more to test on). "full" trains on everything for --epochs;
-    every other row gets half of its cost, scoring included, with its learning rate
-    decayed over just that. "full-short", "random" (subsets kept as long as AtteNT's)
-    and "random-fresh" (drawn anew each epoch, as the recommended teacher's) are the
-    controls, "balanced" knows the labels' frequencies, "attent-soft" and "attent-hard"
-    are the paper's AtteNT (ratio 0.2 -> 0.8, interval 1 -> 5, scoring passes),
+    (16,000 names, 12,000 more to test on). "full" trains on everything for --epochs.
+    Every other method gets half of that cost, scoring included, and its learning rate
+    decays over its own steps. The controls are "full-short", "random" (subsets kept as
+    long as AtteNT's) and "random-fresh" (subsets drawn each epoch, as the recommended
+    teacher's). "balanced" uses the labels' frequencies. "attent-soft" and "attent-hard"
+    are the paper's AtteNT (ratio 0.2 -> 0.8, interval 1 -> 5, scoring passes).
     "recommended" is this library's default, which scores by the losses of training.
 
-    Writes report.md, report.json, metrics.jsonl and two figures. Takes 2 to 3
-    minutes on two cores. Ctrl-C writes the report of what is done by then, --resume
-    goes on.
+    Writes report.md, report.json, metrics.jsonl and two figures. Takes 2 to 3 minutes
+    on two cores. Ctrl-C reports the runs completed so far, --resume continues.
     """
 
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 6
-    """Repetitions, each with its own data split, parameters, order and selection.
-    Differences need two for an interval."""
+    """Repetitions, each with its own data split, parameters, order and selection. An
+    interval needs at least two."""
     epochs: Annotated[int, tyro.conf.arg(metavar="N")] = 6
-    """Epochs of "full"; every other row costs half of that."""
+    """Epochs of "full"; every other method costs half of that."""
     methods: tuple[MethodName, ...] = get_args(MethodName)
-    """The rows to run; a verdict needs "full" and the three controls."""
+    """Methods to run; a verdict needs "full" and the three controls."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -84,17 +83,17 @@ class Demo(RunOptions):
         if not self.methods:
             raise ValueError("methods is empty: name at least one.")
         if len(set(self.methods)) < len(self.methods):
-            raise ValueError(f"methods names one twice: {' '.join(self.methods)}.")
+            raise ValueError(f"methods has duplicates: {' '.join(self.methods)}.")
 
 
 def _soft(rng, losses, num_selected, /):
-    """The paper's Soft selection, the temperature one standard deviation of losses."""
+    """The paper's Soft selection; the temperature is one standard deviation."""
     standardized, _ = scores.standardize().update(losses, ())
     return selectors.gumbel_top_k(1.0)(rng, standardized, num_selected)
 
 
 def _paper(name: str, select_fn: SelectFn, *, scores_by_pass: bool) -> Method:
-    """The paper's plan: ratio and interval rising, one epoch of warm-up."""
+    """The paper's plan: rising ratio and interval, one warm-up epoch."""
 
     def make_teacher(num_epochs):
         return teachers.attent(
@@ -123,7 +122,7 @@ METHODS = [
 
 
 def balanced(labels: np.ndarray) -> Method:
-    """A fresh draw each epoch, of the recommended teacher's size, by label alone."""
+    """Draw by label each epoch, as many examples as the recommended teacher."""
     select_fn = selectors.balanced(labels, power=0.5)
     return Method(
         "balanced",
@@ -132,7 +131,7 @@ def balanced(labels: np.ndarray) -> Method:
 
 
 def _optimizer(num_steps: float) -> optax.GradientTransformation:
-    """AdamW, the learning rate warmed up, then a cosine to 0 at `num_steps`."""
+    """AdamW with a warm-up and a cosine decay to 0 at `num_steps`."""
 
     def learning_rate(step):
         done = step / num_steps
@@ -144,7 +143,7 @@ def _optimizer(num_steps: float) -> optax.GradientTransformation:
 
 
 def make_learner() -> Learner:
-    """The learner: one compilation serves all methods and seeds."""
+    """The learner, compiled once for all methods and seeds."""
     model = models.TextClassifier(
         vocabulary_size=unicode_names.VOCABULARY_SIZE,
         num_classes=len(unicode_names.categories()),
@@ -153,7 +152,7 @@ def make_learner() -> Learner:
         num_heads=2,
         mlp_ratio=2,
     )
-    # The number of steps is a part of the optimizer's state, not of the program.
+    # The number of steps is part of the optimizer's state, so it compiles once.
     optimizer = optax.inject_hyperparams(_optimizer)(num_steps=1.0)
 
     def logits_of(params, batch) -> jax.Array:
@@ -245,9 +244,9 @@ def main(config: Demo) -> int:
     workload |= {"batch_size": BATCH_SIZE, "peak_learning_rate": PEAK_LEARNING_RATE}
     study = Study(
         run=Run("demo", config.out, config=workload, resume=config.resume),
-        title="Does teaching pay? Character names → Unicode categories",
+        title="Selection and its controls: character names → Unicode categories",
         description=(
-            f"{unicode_names.NUM_TRAIN:,} names to learn from, "
+            f"{unicode_names.NUM_TRAIN:,} names to train on, "
             f"{unicode_names.NUM_TEST:,} to test on, of Unicode "
             f"{unicodedata.unidata_version}; full trains for {config.epochs} epochs."
         ),

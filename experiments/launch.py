@@ -1,4 +1,4 @@
-"""Several processes on this machine, as if on several hosts: to try things out."""
+"""Start several processes on this machine, as if on several hosts."""
 
 import dataclasses
 import os
@@ -12,22 +12,22 @@ import time
 import tyro
 
 GRACE_SECONDS = 10
-"""Between asking the others to end and ending them."""
+"""Seconds between SIGTERM and SIGKILL for the other processes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
     """Start `python -m experiments NAME OPTIONS --distributed` in several processes.
 
-    They find each other as hosts do, over a free port of this machine. Lines carry the
-    number of their process. If one fails the others are ended; SIGTERM and Ctrl-C go to
-    all. For example:
+    The processes find each other as hosts do, over a free port of this machine. Each
+    line of output starts with the number of its process. If one process fails, the
+    others are stopped. SIGTERM and Ctrl-C go to all. For example:
 
     python -m experiments.launch --processes 4 demo --out runs/four
     """
 
     processes: int = 2
-    """How many."""
+    """Number of processes."""
 
     def __post_init__(self):
         if self.processes < 1:
@@ -35,7 +35,7 @@ class Launch:
 
 
 def main(config: Launch, arguments: list[str]) -> int:
-    """Run the processes to their end; returns the worst exit status."""
+    """Run the processes until all have ended; returns the highest exit status."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -56,10 +56,10 @@ def main(config: Launch, arguments: list[str]) -> int:
         for number in range(config.processes)
     ]
 
-    is_told = threading.Event()
+    is_ending = threading.Event()
 
     def end_all(number: int, *_) -> None:
-        is_told.set()
+        is_ending.set()
         for process in started:
             process.send_signal(number)
 
@@ -69,8 +69,8 @@ def main(config: Launch, arguments: list[str]) -> int:
     def follow(number: int, process: subprocess.Popen) -> None:
         for line in process.stdout or ():
             print(f"[{number}] {line}", end="", flush=True)
-        if process.wait() != 0 and not is_told.is_set():
-            # The others may wait for it in a collective, and cannot save.
+        if process.wait() != 0 and not is_ending.is_set():
+            # The others may be waiting for it in a collective and cannot save.
             end_all(signal.SIGTERM)
             time.sleep(GRACE_SECONDS)
             end_all(signal.SIGKILL)

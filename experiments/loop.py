@@ -1,4 +1,4 @@
-"""One training run under a teacher, to an exact budget, every cost counted apart."""
+"""One training run under a teacher, to an exact budget, with its costs counted."""
 
 import dataclasses
 import itertools
@@ -23,11 +23,11 @@ from experiments.preemption import Safety
 from experiments.timer import Timer
 
 SYNC_EVERY = 25
-"""Steps between looks at what the device has done: is it finite, is it time to save?"""
+"""Steps between checks of the device's results: are they finite, is a save due?"""
 
 
 class Learner(NamedTuple):
-    """What is trained: functions compiled once, for all methods and seeds."""
+    """The model's functions, compiled once for all methods and seeds."""
 
     init: Callable[[int, int], TrainState]
     """`(seed, num_steps) -> state`, the learning rate decaying over `num_steps`."""
@@ -39,60 +39,60 @@ class Learner(NamedTuple):
     batch_size: int
     score_batch_size: int
     step_flops: float
-    """Of a training step, as XLA counts them."""
+    """FLOPs of a training step, as XLA counts them."""
     score_flops: float
-    """Of scoring one example."""
+    """FLOPs of scoring one example."""
 
 
 class Epoch(NamedTuple):
-    """What a run's observer is told after each epoch."""
+    """What a run reports to its observer after each epoch."""
 
     epoch: int
     step: int
-    """Steps taken so far …"""
+    """Steps taken so far."""
     num_steps: int
-    """… of so many."""
+    """Steps of the whole run."""
     cost_examples: float
     """Examples trained on so far, plus a third per example scored."""
     num_selected: int
     loss: float
-    """Mean training loss over the epoch's finite steps; NaN without one."""
+    """Mean training loss over the epoch's finite steps; NaN if there are none."""
     num_skipped: int
     """Steps so far whose loss or gradient was not finite."""
     order_crc32: int
     """Checksum of the ids taught in this epoch, in their order."""
     params_crc32: int
-    """Checksum of the parameters after it: equal runs have equal lines."""
+    """Checksum of the parameters after the epoch."""
     measures: dict[str, float]
-    """Of the evaluation after the epoch; empty if there was none."""
+    """Results of the evaluation after the epoch; empty if there was none."""
 
 
 @dataclasses.dataclass
 class _Progress:
-    """Where a training is: all that it needs to go on."""
+    """The progress of a run: all that is needed to continue it."""
 
     train: TrainState
     teaching: TeacherState
     table: ScoreTable
     losses: Float[np.ndarray, "steps"]
-    """Of this epoch's steps."""
+    """Losses of this epoch's steps."""
     ids: Int[np.ndarray, "steps batch"]
-    """Of this epoch's steps."""
+    """Ids of this epoch's steps."""
     taught: Bool[np.ndarray, "epochs pool"]
     next_eval: float
     seconds: dict[str, float]
     clock: int = 0
-    """Rises with every look."""
+    """Increases with every check."""
     step: int = 0
     epoch: int = 0
     epoch_step: int = 0
     is_selected: bool = False
-    """Whether this epoch's selection is made."""
+    """Whether this epoch's selection has been made."""
     num_scored: int = 0
     num_skipped: int = 0
     log_size: int = 0
     measures: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Of the last evaluation."""
+    """Results of the last evaluation."""
 
     _ARRAYS = ("train", "teaching", "table", "losses", "ids", "taught")
 
@@ -104,23 +104,23 @@ class _Progress:
 
 
 class Observer:
-    """Told of a training as it goes; the base keeps nothing."""
+    """Receives the events of a run; this base class ignores them."""
 
     def on_epoch(self, epoch: Epoch) -> None:
-        """An epoch is over."""
+        """Called after each epoch."""
 
     def on_skip(self, step: int, ids: list[int]) -> None:
-        """A step was skipped; these examples' losses were not finite, if any."""
+        """Called after a skipped step; `ids` had losses that were not finite."""
 
     def on_restore(self, step: int, num_steps: int) -> None:
-        """The training goes on from a checkpoint, after so many steps of so many."""
+        """Called when the run continues from a checkpoint."""
 
     def size(self) -> int:
-        """How much was kept so far."""
+        """The length of the record so far."""
         return 0
 
     def cut(self, size: int) -> None:
-        """Forget what was kept beyond `size`: it will be told again."""
+        """Remove the record beyond `size`: the run will report it again."""
 
 
 def teach(
@@ -136,21 +136,22 @@ def teach(
     mesh: Mesh | None = None,
     make_safety: Callable[[Any, dict[str, Any]], Safety] | None = None,
 ) -> tuple[Row, Bool[np.ndarray, "epochs pool"]]:
-    """Train once; return the row, and which examples each epoch taught.
+    """Train once. Return the row, and which examples each epoch taught.
 
     Args:
       method: how examples are chosen.
-      learner: what is trained.
+      learner: the model's functions.
       pool: the examples to learn from.
       held_out: the examples to evaluate on.
-      seed: of parameters, order and selection.
+      seed: determines parameters, order and selection.
       budget: the run's cost, in examples trained (a score counts a third).
-      eval_every: examples of cost between evaluations, made at the ends of epochs.
-      observer: told after each epoch.
-      mesh: the devices that batches are split over, the state being on each. None:
+      eval_every: cost between evaluations, in examples. Evaluations are made at the
+        ends of epochs.
+      observer: receives the run's events.
+      mesh: the devices that batches are split over; the state is replicated. None:
         one device.
-      make_safety: `(target, identity) -> safety`; makes the run go on from its
-        checkpoint, and save. None: it starts anew, and nothing is saved.
+      make_safety: `(target, identity) -> safety`; continues the run from its
+        checkpoint, and saves it. None: the run starts at step 0 and is not saved.
     """
     teacher, steps_per_epoch = fit_to_budget(
         method, num_examples=len(pool), batch_size=learner.batch_size, budget=budget
@@ -187,7 +188,7 @@ def teach(
 
 
 class _Training(NamedTuple):
-    """The loop, and what does not change in it."""
+    """The training loop with its constants."""
 
     method: Method
     learner: Learner
@@ -202,11 +203,11 @@ class _Training(NamedTuple):
 
     @property
     def sharding(self) -> NamedSharding | None:
-        """How a batch is split."""
+        """The sharding of a batch."""
         return None if self.mesh is None else distributed.batch_sharding(self.mesh)
 
     def identity(self) -> dict[str, Any]:
-        """What tells this run's checkpoints from others'."""
+        """What identifies this run's checkpoints."""
         return {
             "method": self.method.name,
             "seed": self.seed,
@@ -307,7 +308,7 @@ class _Training(NamedTuple):
         end: int,
         timer: Timer,
     ) -> None:
-        """Up to `SYNC_EVERY` steps, and a look at their losses."""
+        """Take up to `SYNC_EVERY` steps, then read their losses."""
         first = progress.epoch_step
         steps = range(first, min(first + SYNC_EVERY, end))
         infos, all_weights = [], []
@@ -322,9 +323,9 @@ class _Training(NamedTuple):
                 infos.append(info)
                 all_weights.append(weights)
             wait(progress.train)
-        told = jax.device_get([(info.loss, info.is_skipped) for info in infos])
+        fetched = jax.device_get([(info.loss, info.is_skipped) for info in infos])
         for step, info, weights, (loss, is_skipped) in zip(
-            steps, infos, all_weights, told, strict=True
+            steps, infos, all_weights, fetched, strict=True
         ):
             progress.losses[step] = loss
             if is_skipped:

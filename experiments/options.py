@@ -1,4 +1,4 @@
-"""Options that every training experiment has: where it writes, how it survives."""
+"""Options of every training experiment: output, checkpoints, processes."""
 
 import dataclasses
 from pathlib import Path
@@ -11,23 +11,23 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """Where a training experiment writes, where it runs, how it survives."""
+    """Output, checkpoints and processes of a training experiment."""
 
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """A folder to write to that does not exist yet; by default runs/NAME-<time>."""
+    """Folder to write to; must not exist yet. Default: runs/NAME-<time>."""
     resume: Flag = False
-    """Go on with the run in --out, from its last checkpoint; begin it if there is
-    none. The same command line serves every start of a job that may be pre-empted."""
+    """Continue the run in --out from its last checkpoint, or start it if there is
+    none. Use the same command line for every start of a job that may be pre-empted."""
     checkpoint_every: Annotated[float, tyro.conf.arg(metavar="SECONDS")] = 60.0
-    """Between checkpoints: what a crash can cost. SIGTERM saves at once."""
+    """Time between checkpoints, the most that a crash loses. SIGTERM saves at once."""
     max_skipped_steps: Annotated[int, tyro.conf.arg(metavar="N")] = 10
-    """Steps of a run that may be skipped because loss or gradient are not finite; it
-    ends at the next look, every 25 steps."""
+    """Number of steps that may be skipped because the loss or gradient is not finite.
+    With more the run stops; this is checked every 25 steps."""
     distributed: Flag = False
-    """Run in several processes, one a host, all given the same command line: on a TPU
-    pod or under SLURM as they are started there, else with JAX_COORDINATOR_ADDRESS,
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID set. Needs an --out that all hosts share.
-    `python -m experiments.launch` starts several on this machine."""
+    """Run in several processes, one per host, all with the same command line. TPU pods
+    and SLURM are detected; elsewhere set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID. Needs an --out that all hosts share. `python -m experiments.launch`
+    starts several processes on this machine."""
 
     def __post_init__(self):
         if self.checkpoint_every < 0:
@@ -40,4 +40,4 @@ class RunOptions:
             )
         for name in ("resume", "distributed"):
             if getattr(self, name) and self.out is None:
-                raise ValueError(f"{name} needs a folder: name one with --out.")
+                raise ValueError(f"{name} needs a folder: pass one with --out.")

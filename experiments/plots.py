@@ -1,4 +1,4 @@
-"""The pictures of a comparison."""
+"""Figures of a comparison."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ _COLOURS = {
 
 
 class Curve(NamedTuple):
-    """Held-out quality over one run."""
+    """Held-out quality over a run."""
 
     costs: Sequence[float]
     """Examples trained on, plus a third per example scored."""
@@ -34,13 +34,13 @@ class Curve(NamedTuple):
 def quality_against_cost(
     curves: Mapping[str, Sequence[Curve]], path: Path, *, ylabel: str, title: str
 ) -> None:
-    """One line per method, the mean over seeds, in a band of ± 1 standard deviation.
+    """Draw one line per method: the mean over seeds, ± 1 standard deviation.
 
     Args:
-      curves: by method, one curve a seed.
-      path: the picture's file.
+      curves: by method, one curve per seed.
+      path: the image file.
       ylabel: the quality, with its unit.
-      title: what is compared.
+      title: the figure's title.
     """
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     for method, runs in curves.items():
@@ -50,16 +50,16 @@ def quality_against_cost(
         colour = _COLOURS.get(method)
         axes.plot(costs, mean, "o-", color=colour, label=method, markersize=4)
         axes.fill_between(costs, mean - spread, mean + spread, color=colour, alpha=0.15)
-    axes.set(xlabel="cost: thousand examples trained on, a score counting ⅓")
+    axes.set(xlabel="cost in thousand trained examples (a score counts ⅓)")
     axes.set(ylabel=ylabel, title=title)
     axes.grid(alpha=0.3)
-    axes.legend(title="mean ± 1 std of the seeds")
+    axes.legend(title="mean ± 1 std over seeds")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
 class Choice(NamedTuple):
-    """Which examples a run taught, when."""
+    """Which examples a run taught in which epoch."""
 
     costs: Float[np.ndarray, "epochs"]
     """`[epochs]` the cost at each epoch's end."""
@@ -75,17 +75,17 @@ def chosen_examples(
     *,
     rows_per_class: int = 12,
 ) -> None:
-    """Examples over epochs, a panel a method: black where an example was taught.
+    """Draw examples over epochs, a panel per method: black where one was taught.
 
-    Examples are grouped by class, the commonest at the top; of each class a few stand
-    for all, evenly spaced by how often they were taught.
+    Examples are grouped by class, the most common at the top. A few of each class are
+    shown, evenly spaced by how often they were taught.
 
     Args:
       choices: by method.
       labels: `[pool]` each example's class.
-      names: of the classes.
-      path: the picture's file.
-      rows_per_class: examples drawn of each class (rarer ones are drawn thicker).
+      names: names of the classes.
+      path: the image file.
+      rows_per_class: examples shown per class (smaller classes get thicker rows).
     """
     counts = np.bincount(labels, minlength=len(names))
     classes = [c for c in np.argsort(-counts, kind="stable") if counts[c]]
@@ -123,6 +123,6 @@ def chosen_examples(
     )
     panels[0, 0].set_ylabel("examples, by class (number in the pool)")
     panels[0, 0].invert_yaxis()
-    figure.suptitle("Which examples were taught, when (black: taught in that epoch)")
+    figure.suptitle("Which examples were taught in which epoch (black: taught)")
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -1,4 +1,4 @@
-"""What keeps a run's work: checkpoints, a way out on SIGTERM, an end to bad steps."""
+"""Checkpoint on a timer or SIGTERM; stop after too many non-finite steps."""
 
 import contextlib
 import shutil
@@ -13,15 +13,15 @@ from experiments.workdir import any_process
 
 
 class Preempted(Exception):
-    """SIGTERM came, and the run is saved."""
+    """SIGTERM was received and the run is saved."""
 
 
 class TooManySkipped(Exception):
-    """More steps than allowed were not finite; the last good state is saved."""
+    """Too many steps were not finite; the last good state is saved."""
 
 
 class Interruption:
-    """Whether SIGTERM or Ctrl-C has come, to this process."""
+    """Whether this process has received SIGTERM or Ctrl-C."""
 
     def __init__(self):
         self.is_preempted = False
@@ -29,7 +29,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Note the signals, for the next look; a second Ctrl-C ends at once."""
+        """Record signals for the next check; a second Ctrl-C stops at once."""
 
         def preempt(*_) -> None:
             self.is_preempted = True
@@ -51,15 +51,15 @@ class Interruption:
 
 
 class Safety:
-    """The checkpoints of one training, in a folder of their own.
+    """The checkpoints of one run, in their own folder.
 
     Args:
-      folder: of this training's checkpoints.
-      target: its state at the start.
-      identity: what tells it from others.
-      seconds: between checkpoints.
-      max_skipped: steps that may be skipped as not finite, before a look ends the run.
-      interruption: whether to save and leave.
+      folder: for this run's checkpoints alone.
+      target: the run's initial state.
+      identity: what identifies the run, as JSON data.
+      seconds: time between checkpoints.
+      max_skipped: how many steps may be skipped because they are not finite.
+      interruption: signals received.
     """
 
     def __init__(
@@ -81,38 +81,38 @@ class Safety:
         """The newest checkpoint, if there is one.
 
         Raises:
-          CheckpointError: if it is damaged, or another run's.
+          CheckpointError: if it is damaged or belongs to another run.
         """
         try:
             return self._checkpointer.restore()
         except CheckpointError as error:
             raise CheckpointError(
-                f"{error} To go on from the one before it, if there is one, remove "
+                f"{error} To continue from the one before it, if there is one, remove "
                 f"the newest folder in {self._folder}."
             ) from error
 
     def look(self, clock: int, state: Any, position: dict[str, Any]) -> None:
-        """Save if it is time; called regularly, by all processes together.
+        """Save if it is due. All processes call this together, regularly.
 
         Raises:
-          Preempted, KeyboardInterrupt, TooManySkipped: after saving, if the run is to
-            end here.
+          Preempted, KeyboardInterrupt, TooManySkipped: after saving, if the run has
+            to stop here.
         """
         is_late = time.monotonic() - self._saved_at >= self._seconds
         is_preempted, is_interrupted, is_due = any_process(
             self._interruption.is_preempted, self._interruption.is_interrupted, is_late
         )
-        is_spoilt = position["num_skipped"] > self._max
-        if not (is_preempted or is_interrupted or is_spoilt or is_due):
+        has_too_many = position["num_skipped"] > self._max
+        if not (is_preempted or is_interrupted or has_too_many or is_due):
             return
         self._checkpointer.save(clock, state, position)
         self._saved_at = time.monotonic()
-        if is_spoilt:
+        if has_too_many:
             self._checkpointer.wait()
             raise TooManySkipped(
                 f"{position['num_skipped']} steps had a loss or gradient that is not "
                 f"finite, and {self._max} are allowed; metrics.jsonl has the ids of "
-                f"their examples, {self._folder} the last good state. Mend the "
+                f"their examples, {self._folder} the last good state. Fix the "
                 f"examples or the loss, or allow more with --max-skipped-steps."
             )
         if is_preempted or is_interrupted:
@@ -120,10 +120,10 @@ class Safety:
             raise Preempted if is_preempted else KeyboardInterrupt
 
     def close(self) -> None:
-        """End, keeping the checkpoints."""
+        """Stop and keep the checkpoints."""
         self._checkpointer.close()
 
 
 def discard(folder: Path) -> None:
-    """Remove checkpoints that nothing will need."""
+    """Remove checkpoints that are no longer needed."""
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A comparison's report: for people in Markdown, for programs in JSON."""
+"""Report of a comparison, in Markdown and JSON."""
 
 import math
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ from experiments.comparison import (
 from experiments.workdir import to_json_text
 
 _VERDICTS = """\
-A method **wins** if it is non-inferior to full training at lower cost and above all
-equal-cost controls ({controls}). It is **non-inferior** if the 95 % interval of its
-paired difference from full training lies above −{margin:g} points. It **pays nothing**
-if it is not above all controls, that is if an interval of those differences reaches
-down to 0. Intervals are Student's t over {seeds} seeds; the margin was set in advance.
+A method is **non-inferior** if the 95 % interval of its paired difference from full
+training lies above −{margin:g} points. It **wins** if it is non-inferior at lower cost
+and above all equal-cost controls ({controls}). It has **no advantage** if it is not
+above all controls, that is if the interval of one of those differences includes 0 or
+lies below. Intervals are Student's t over {seeds} seeds. The margin was set in advance.
 """
 
 _PHASES = ("train", "score", "select")
-"""What a method's wall time is made of; evaluation and compilation are apart."""
+"""The parts of a method's wall time, without evaluation and compilation."""
 _COSTS = (
     "cost_examples",
     "flops",
@@ -70,7 +70,7 @@ def summarize(rows: Sequence[Row], margin: float) -> list[dict[str, Any]]:
 
 
 def to_json(rows: Sequence[Row], margin: float, **about: Any) -> str:
-    """The report for programs; NaN (no interval from one seed) becomes null."""
+    """The report in JSON; NaN (no interval from one seed) becomes null."""
     report = {
         **about,
         "margin": margin,
@@ -83,7 +83,7 @@ def to_json(rows: Sequence[Row], margin: float, **about: Any) -> str:
 def to_markdown(
     rows: Sequence[Row], margin: float, *, title: str, text: str, figures: Sequence[str]
 ) -> str:
-    """The report for people: the table, the differences, the figures."""
+    """The report in Markdown: the table, the differences, the figures."""
     summary = summarize(rows, margin)
     details = list(summary[0]["details"])
     walls = {entry["method"]: _wall(entry["means"]) for entry in summary}

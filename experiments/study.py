@@ -1,4 +1,4 @@
-"""Methods × seeds: run them interleaved, with progress, and report."""
+"""Run methods × seeds interleaved, with a progress bar, and report."""
 
 import dataclasses
 import io
@@ -42,7 +42,7 @@ from experiments.workdir import Run, agree, any_process, environment
 
 
 class Task(NamedTuple):
-    """A seed's share of the workload."""
+    """What is trained for one seed."""
 
     pool: ArrayPool
     held_out: ArrayPool
@@ -51,7 +51,7 @@ class Task(NamedTuple):
 
 
 class ProgressReporter(Observer):
-    """Tells the metrics and the progress bar of one run."""
+    """Writes a run's metrics and updates the progress bar."""
 
     def __init__(
         self,
@@ -69,8 +69,8 @@ class ProgressReporter(Observer):
         self._start, self._spent = time.perf_counter(), 0.0
 
     def on_epoch(self, epoch: Epoch) -> None:
-        told = {name: v for name, v in epoch._asdict().items() if name != "measures"}
-        self._run.log(**self._about, **told, **epoch.measures)
+        fields = {name: v for name, v in epoch._asdict().items() if name != "measures"}
+        self._run.log(**self._about, **fields, **epoch.measures)
         now = time.perf_counter()
         rate = (epoch.cost_examples - self._spent) / (now - self._start)
         self._start, self._spent = now, epoch.cost_examples
@@ -90,7 +90,7 @@ class ProgressReporter(Observer):
 
     def on_restore(self, step: int, num_steps: int) -> None:
         self._progress.console.print(
-            f"{self._about['method']}: going on after step {step} of {num_steps}"
+            f"{self._about['method']}: continuing after step {step} of {num_steps}"
         )
 
     def size(self) -> int:
@@ -102,14 +102,14 @@ class ProgressReporter(Observer):
 
 @dataclasses.dataclass
 class Study:
-    """A comparison: what is run, and what has come of it."""
+    """A comparison: its configuration and its results so far."""
 
     run: Run
     title: str
     description: str
     config: dict[str, Any]
     classes: Sequence[str]
-    """Names of the labels' classes."""
+    """Names of the classes."""
     margin: float
     """δ of non-inferiority, in points of quality."""
     checkpoint_seconds: float = 60.0
@@ -118,10 +118,10 @@ class Study:
     taught: dict[str, tuple[int, Bool[np.ndarray, "epochs pool"]]] = dataclasses.field(
         default_factory=dict
     )
-    """By method, of its first seed: what each epoch taught."""
+    """By method: its first seed, and which examples each epoch taught."""
     labels: Int[np.ndarray, "pool"] | None = None
     log_size: int = 0
-    """Of the metrics of the runs that are complete."""
+    """Bytes of the metrics of completed runs."""
 
     def execute(
         self,
@@ -133,12 +133,12 @@ class Study:
         """Run every method of `budgets` for each seed; returns the exit status.
 
         Seeds are the outer loop, so that the methods' wall times interleave. Ctrl-C
-        ends the study with the report of the runs that are complete; SIGTERM saves
-        the run at hand, to be resumed. Batches are split over all devices there are.
+        stops the study and reports the completed runs. SIGTERM saves the current run,
+        to be resumed. Batches are split over all devices.
         """
         console = Console(highlight=False, quiet=not self.run.is_writer)
-        going_on = "Going on" if self.run.is_resumed else "Writing"
-        console.print(f"{going_on} in {self.run.folder}")
+        verb = "Continuing" if self.run.is_resumed else "Writing"
+        console.print(f"{verb} in {self.run.folder}")
         if not self.run.is_resumed:
             self.run.write("report.json", self._json(is_complete=False))
         columns = [TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()]
@@ -169,17 +169,17 @@ class Study:
                         )
                 status = 0
             except KeyboardInterrupt:
-                progress.console.print("Interrupted: reporting the runs completed.")
+                progress.console.print("Interrupted: reporting the completed runs.")
             except Preempted:
                 console.print(
-                    f"SIGTERM: saved. Go on with --resume --out {self.run.folder}"
+                    f"SIGTERM: saved. Continue with --resume --out {self.run.folder}"
                 )
                 return 0
             except TooManySkipped as error:
                 console.print(f"error: {error}", soft_wrap=True)
                 status = 1
         if not self.rows:
-            console.print("No run was completed: nothing to report.")
+            console.print("No run was completed: there is nothing to report.")
             return status
         if self.run.is_writer:
             report = self.report(is_complete=status == 0)
@@ -199,7 +199,7 @@ class Study:
         progress: Progress,
         task: TaskID,
     ) -> None:
-        """One run, or what it came to before the study was resumed."""
+        """One run, or its stored result if the study was resumed."""
         name = f"{method.name}-{seed}"
         result = self.run.folder / f"{name}.result.npz"
         checkpoints = self.run.folder / "checkpoints" / name
@@ -231,7 +231,7 @@ class Study:
             )
             self.log_size = self.run.log_size
             self.run.write(result.name, _packed(row, taught, self.log_size))
-        any_process(False)  # all have closed their checkpoints
+        any_process(False)  # waits until all processes have closed their checkpoints
         if self.run.is_writer:
             discard(checkpoints)
         self.rows.append(row)
@@ -246,7 +246,7 @@ class Study:
         )
 
     def report(self, is_complete: bool) -> str:
-        """Write the reports and figures; returns the one in Markdown."""
+        """Write the reports and figures; returns the Markdown report."""
         epochs = defaultdict(list)
         for line in self.run.lines():
             if "epoch" in line:
@@ -303,7 +303,7 @@ class Study:
 
 
 def _mesh_for(batch_size: int) -> Mesh | None:
-    """All devices; in one process as many as the batch divides over."""
+    """All devices; in one process as many as divide the batch."""
     devices = jax.devices()
     if jax.process_count() == 1:
         count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
@@ -312,7 +312,7 @@ def _mesh_for(batch_size: int) -> Mesh | None:
 
 
 def _packed(row: Row, taught: Bool[np.ndarray, "epochs pool"], log_size: int) -> bytes:
-    """A completed run, as a file."""
+    """A completed run as the content of a file."""
     content = io.BytesIO()
     about = json.dumps({"row": dataclasses.asdict(row), "log_size": log_size})
     np.savez_compressed(content, taught=taught, about=np.array(about))
@@ -326,5 +326,5 @@ def _read(path: Path) -> tuple[Row, Bool[np.ndarray, "epochs pool"], int]:
             return Row(**about["row"]), content["taught"], about["log_size"]
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
         raise CheckpointError(
-            f"{path} is damaged ({error}): begin anew in another folder."
+            f"{path} is damaged ({error}): start again in a new folder."
         ) from error

@@ -1,4 +1,4 @@
-"""Wall time by phase, compilation apart."""
+"""Wall time by phase, without compilation."""
 
 import time
 from collections import defaultdict
@@ -12,10 +12,10 @@ _Tree = TypeVar("_Tree")
 
 
 class Timer:
-    """Adds up wall seconds by phase; what XLA compiles in one counts as "compile".
+    """Adds up wall seconds by phase; compilation counts as "compile".
 
-    JAX returns before the device is done, so each phase ends by waiting for what it
-    made: pass it to the function that the phase yields.
+    JAX returns before the device is done. Pass a phase's results to the function that
+    it yields, and the phase waits for them.
 
     Example:
       >>> import jax, jax.numpy as jnp

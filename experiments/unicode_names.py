@@ -2,8 +2,8 @@
 
 Every Python ships it in its standard library: about 140,000 names such as "LATIN
 SMALL LETTER A WITH RING ABOVE", in about 26 categories (Ll: lowercase letter, Sm:
-mathematical symbol, …). Four fifths are near-boilerplate (ideographs, syllables), the
-rest a long tail of scripts and symbols: redundant and rare, as real corpora are.
+mathematical symbol, …). Four fifths are nearly the same (ideographs, syllables). The
+rest is a long tail of scripts and symbols. Real corpora have the same structure.
 """
 
 import functools
@@ -19,9 +19,9 @@ from jaxtyping import Int
 NUM_TRAIN, NUM_TEST = 16_000, 12_000
 NUM_TOKENS = 10
 NUM_WORDS = 2_000
-"""The commonest words of the training names have a token each …"""
+"""The most common words of the training names have a token each."""
 NUM_HASHES = 500
-"""… and the others share these."""
+"""The other words share these tokens."""
 VOCABULARY_SIZE = 1 + NUM_WORDS + NUM_HASHES
 
 

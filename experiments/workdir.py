@@ -1,4 +1,4 @@
-"""A run's folder: fresh, complete at every moment, and saying how it was made."""
+"""The folder of a run: never shared, always consistent, with its configuration."""
 
 import fcntl
 import json
@@ -20,17 +20,17 @@ _CONFIG = "config.json"
 
 
 class Run:
-    """A folder that only this run writes to; of several processes, the first does.
+    """A folder that only this run writes to. With several processes, the first writes.
 
     Args:
-      name: of the experiment.
+      name: the experiment's name.
       folder: where to write; must not exist yet. None: a new one under `runs/`.
       config: what the results depend on.
-      resume: go on in the folder, if it is there, with the same configuration.
+      resume: continue in the folder if it exists and has the same configuration.
 
     Raises:
-      FileExistsError: if the folder exists, and not to be resumed: no run overwrites
-        another's results; or if it is of another configuration.
+      FileExistsError: if the folder exists and `resume` is false, because no run
+        overwrites the results of another; or if its configuration differs.
     """
 
     def __init__(
@@ -56,36 +56,36 @@ class Run:
             self.write(_CONFIG, text)
 
     def _lock(self) -> FileExistsError | None:
-        """Keep others out until this process ends, however it ends."""
+        """Lock the folder until this process ends, in whatever way."""
         lock = os.open(self.folder / ".lock", os.O_CREAT | os.O_RDWR)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return FileExistsError(
-                f"out={self.folder} is being written by another run at this moment: "
-                f"wait for its end, or name a new folder."
+                f"out={self.folder} is being written by another run: "
+                f"wait until it ends, or name a new folder."
             )
         return None
 
     def _make(self, resume: bool) -> FileExistsError | None:
-        # Killed before it had written anything, a run may start there again.
+        # A run that was killed before it wrote anything may start there again.
         is_bare = resume and self.folder.is_dir() and not any(self.folder.glob("[!.]*"))
         try:
             self.folder.mkdir(parents=True, exist_ok=is_bare)
         except FileExistsError:
             return FileExistsError(
                 f"out={self.folder} exists already, and no run overwrites another's "
-                f"results: name a new folder, remove that one, or go on with --resume."
+                f"results: name a new folder, remove that one, or pass --resume."
             )
         except OSError as error:
             return FileExistsError(
-                f"out={self.folder} cannot be made ({error.strerror}): name another "
+                f"out={self.folder} cannot be created ({error.strerror}): name another "
                 f"folder."
             )
         return None
 
     def _differences(self, text: str) -> FileExistsError | None:
-        """What keeps this run from going on in its folder."""
+        """Why this run cannot continue in its folder; None if it can."""
         try:
             was = json.loads((self.folder / _CONFIG).read_text())
         except ValueError:
@@ -97,13 +97,13 @@ class Run:
             if was.get(name) != now.get(name):
                 return FileExistsError(
                     f"out={self.folder} was run with {name}={was.get(name)!r}, not "
-                    f"{now.get(name)!r}: resume with what it was started with, or "
+                    f"{now.get(name)!r}: resume with the original options, or "
                     f"name a new folder."
                 )
         return None
 
     def log(self, **metrics: Any) -> None:
-        """Append a line to `metrics.jsonl`, at once."""
+        """Append a line to `metrics.jsonl` immediately."""
         if self.is_writer:
             with self._log.open("a") as lines:
                 lines.write(json.dumps(_plain(metrics)) + "\n")
@@ -117,11 +117,11 @@ class Run:
         return self._log.stat().st_size if is_there else 0
 
     def cut_log(self, size: int) -> None:
-        """Take back the lines after the first `size` bytes: they will come again."""
+        """Remove the lines after the first `size` bytes: they will be written again."""
         if self.log_size < size and self.is_writer:
             raise FileExistsError(
                 f"{self._log} has {self.log_size} bytes, but had {size} when the run "
-                f"was saved: put it back, or begin anew in another folder."
+                f"was saved: restore the file, or start again in a new folder."
             )
         if self.log_size > size:
             os.truncate(self._log, size)
@@ -131,12 +131,12 @@ class Run:
         return self.folder / "metrics.jsonl"
 
     def lines(self) -> list[dict[str, Any]]:
-        """What was logged."""
+        """The logged lines."""
         text = self._log.read_text() if self._log.exists() else ""
         return [json.loads(line) for line in text.splitlines()]
 
     def write(self, name: str, content: str | bytes) -> None:
-        """Write or replace a file; a reader sees the old or the new one, whole."""
+        """Write or replace a file atomically."""
         if self.is_writer:
             partial = self.folder / f".{name}.partial"
             content = content.encode() if isinstance(content, str) else content
@@ -148,14 +148,14 @@ class Run:
 
 
 def agree(flag: bool) -> bool:
-    """Whether the first process says so: all processes must take one way."""
+    """The first process's value, so that all processes take the same branch."""
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.broadcast_one_to_all(np.array(flag)))
 
 
 def any_process(*flags: bool) -> tuple[bool, ...]:
-    """Of each flag, whether it is up on some process; called by all of them."""
+    """Whether each flag is true on some process. All processes call this."""
     if jax.process_count() == 1:
         return flags
     gathered = multihost_utils.process_allgather(np.array(flags))
@@ -168,7 +168,7 @@ def to_json_text(data: Any) -> str:
 
 
 def environment() -> dict[str, str]:
-    """What a result depends on besides its configuration."""
+    """Versions, device and command: what a result depends on besides its config."""
     packages = ("attent-jax", "jax", "flax", "optax", "numpy")
     device = jax.devices()[0]
     return {
@@ -176,7 +176,7 @@ def environment() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "python": platform.python_version(),
         "commit": _git_commit(),
-        # sys.argv does not have the module that was run.
+        # sys.argv does not contain the module that was run.
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         **{package: version(package) for package in packages},
     }
@@ -192,7 +192,7 @@ def _git_commit() -> str:
 
 
 def _plain(data: Any) -> Any:
-    """As JSON's own types."""
+    """The value in JSON's own types."""
     if hasattr(data, "_asdict"):
         data = data._asdict()
     if isinstance(data, dict):

@@ -41,7 +41,9 @@ def test_the_programs_of_a_page_run_as_printed(page):
 @pytest.mark.parametrize("page", [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 def test_every_python_block_of_a_page_is_run(page):
     # a block without prompts would be shown but never executed
-    for block in re.findall(r"^ *```(?:python|py|pycon)\n *(.*)$", page.read_text(), re.M):
+    for block in re.findall(
+        r"^ *```(?:python|py|pycon)\n *(.*)$", page.read_text(), re.M
+    ):
         assert block.startswith(">>> ")
 
 

@@ -70,8 +70,8 @@ def test_differences_use_only_the_seeds_that_both_have():
             50.0,
             "above its controls, not shown non-inferior at lower cost",
         ),
-        ([90.1, 92.0, 91.0], [90.0, 92.1, 91.0], 50.0, "non-inferior, pays nothing"),
-        ([88.1, 90.0, 89.0], [88.0, 90.1, 89.0], 50.0, "pays nothing"),
+        ([90.1, 92.0, 91.0], [90.0, 92.1, 91.0], 50.0, "non-inferior, no advantage"),
+        ([88.1, 90.0, 89.0], [88.0, 90.1, 89.0], 50.0, "no advantage"),
         ([90.1], [89.0], 50.0, "undecided"),
     ],
 )
@@ -96,7 +96,7 @@ def test_one_control_that_is_not_beaten_denies_the_win():
         random_fresh=worse,
         method=[90.1, 92, 91],
     )
-    assert verdict(rows, "method", margin=0.25) == "non-inferior, pays nothing"
+    assert verdict(rows, "method", margin=0.25) == "non-inferior, no advantage"
     assert verdict(rows, "full", margin=0.25) == "reference"
     assert verdict(rows, "random", margin=0.25) == "control"
 

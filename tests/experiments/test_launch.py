@@ -42,4 +42,4 @@ def test_a_process_that_finds_no_others_says_what_is_missing(tmp_path):
 def test_options_that_need_a_folder_say_so(option):
     finished = run("experiments", "demo", option)
     assert finished.returncode != 0
-    assert "needs a folder: name one with --out" in finished.stderr
+    assert "needs a folder: pass one with --out" in finished.stderr

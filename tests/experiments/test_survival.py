@@ -103,7 +103,7 @@ def test_killed_at_random_moments_a_run_ends_bitwise_the_same(
             process.join()
             num_kills += 1
         assert_same_outcome(folder, reference)
-        num_resumed += output_of(folder).count("going on after step")
+        num_resumed += output_of(folder).count("continuing after step")
         num_completed += 1
 
 
@@ -117,10 +117,11 @@ def test_sigterm_saves_and_the_run_can_go_on(processes, place, uninterrupted):
     process.terminate()
     process.join()
     assert process.exitcode == 0, output_of(folder)
-    assert f"Go on with --resume --out {folder}" in " ".join(output_of(folder).split())
+    output = " ".join(output_of(folder).split())
+    assert f"Continue with --resume --out {folder}" in output
     assert list((folder / "checkpoints").glob("*/*"))
     finish(processes, folder, checkpoint_seconds=1e9)
-    assert "going on after step" in output_of(folder)
+    assert "continuing after step" in output_of(folder)
     assert_same_outcome(folder, reference)
 
 
@@ -144,12 +145,12 @@ def test_two_processes_select_as_one_and_one_can_finish_their_run(
     while not list(folder.glob("*.result.npz")):  # the first of two runs is complete
         assert all(process.is_alive() for process in cluster), output_of(folder)
         time.sleep(0.01)
-    cluster[-1].terminate()  # one is told, all leave
+    cluster[-1].terminate()  # one gets the signal, all stop
     for process in cluster:
         process.join()
         assert process.exitcode == 0, output_of(folder)
     finish(processes, folder, checkpoint_seconds=1e9)
-    assert "going on after step" in output_of(folder)
+    assert "continuing after step" in output_of(folder)
     found, expected = (
         [json.loads(line) for line in outcome(run)[0].splitlines()]
         for run in (folder, reference)
@@ -197,7 +198,7 @@ def test_another_configuration_is_refused_by_the_field(tmp_path):
         Run("tiny", tmp_path / "run", config={"seeds": 2, "epochs": 4}, resume=True)
     with pytest.raises(FileExistsError, match="run with experiment='tiny'"):
         Run("huge", tmp_path / "run", config={"seeds": 2, "epochs": 3}, resume=True)
-    with pytest.raises(FileExistsError, match="go on with --resume"):
+    with pytest.raises(FileExistsError, match="or pass --resume"):
         Run("tiny", tmp_path / "run", config={"seeds": 2, "epochs": 3})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
@@ -211,7 +212,7 @@ def test_two_at_once_in_one_folder_are_refused(tmp_path):
         Run("tiny", tmp_path / "run", resume=True)
 
 
-def test_metrics_that_were_lost_are_told_not_filled_up(tmp_path):
+def test_lost_metrics_are_reported_and_not_filled_in(tmp_path):
     run = Run("tiny", tmp_path / "run")
     run.log(epoch=0, loss=float("nan"))
     assert run.lines() == [{"epoch": 0, "loss": None}]
@@ -223,7 +224,7 @@ def test_metrics_that_were_lost_are_told_not_filled_up(tmp_path):
         run.cut_log(size + 1)
 
 
-def test_a_damaged_configuration_is_told(tmp_path):
+def test_a_damaged_configuration_is_reported(tmp_path):
     Run("tiny", tmp_path / "run").write("config.json", "{")
     with pytest.raises(FileExistsError, match=r"damaged config\.json"):
         Run("tiny", tmp_path / "run", resume=True)
