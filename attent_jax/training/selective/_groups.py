@@ -72,9 +72,7 @@ def take_in_groups(
     num_groups = len(indices)
 
     def take(rows, indices):
-        return rows.at[(slice(None),) * axis + (indices,)].get(
-            mode="promise_in_bounds", unique_indices=True
-        )
+        return rows.at[(slice(None),) * axis + (indices,)].get(mode="promise_in_bounds")
 
     if num_groups == 1:
         taken = take(leaf.reshape(*before, -1, block, *after), indices[0])

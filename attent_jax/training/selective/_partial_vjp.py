@@ -1,30 +1,32 @@
 """One forward pass on all rows of a batch, the backward pass on some of them."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array, Float, Int, PyTree
 
 from attent_jax._checks import leading_size
-from attent_jax.training.selective._groups import batch_rows, take_in_groups
+from attent_jax.training.selective._compare_programs import RowsNotIndependent
+from attent_jax.training.selective._groups import take_in_groups
 from attent_jax.training.selective._row_independence import (
-    RowsNotIndependent,
-    check_position_independent,
-    check_row_independent,
-    rows_of,
+    input_values,
+    output_values,
 )
+from attent_jax.training.selective._row_values import Origin, Rows, Value
+from attent_jax.training.selective._saved_draws import save_random_draws
 from attent_jax.typing import Batch, Params, Rng
 
+LossesAndAux = Callable[[Params, Rng, Batch], tuple[Float[Array, "batch"], Any]]
 Gradient = Callable[
     [Int[Array, "groups selected"], Float[Array, "all_selected"]], Params
 ]
 
 
 def partial_vjp(
-    losses_and_aux: Callable[[Params, Rng, Batch], tuple[Float[Array, "batch"], Any]],
+    losses_and_aux: LossesAndAux,
     params: Params,
     rng: Rng,
     batch: Batch,
@@ -32,10 +34,18 @@ def partial_vjp(
 ) -> tuple[Float[Array, "batch"], PyTree, Gradient]:
     """The losses of all rows, and their gradient over any `num_selected` of them.
 
-    The function that `jax.vjp` returns is a pytree, its leaves the residuals: what the
-    backward pass needs of the forward pass. Traced with `num_selected` rows it has the
-    same leaves, smaller. So the residuals of all rows, gathered for the selected ones
-    and put into the smaller one's structure, are the selected rows' backward pass.
+    The function that `jax.vjp` returns is a pytree whose leaves are the residuals: what
+    the backward pass needs of the forward pass. Traced with `num_selected` rows it has
+    the same leaves, smaller. So the residuals of all rows are gathered for the selected
+    ones and put into the smaller structure: this is the backward pass of the selected
+    rows. Both passes are traced at two batch sizes to prove that rows do not meet.
+
+    Args:
+      losses_and_aux: returns losses `[batch]` and a pytree of arrays `[batch, ...]`.
+      params: what to differentiate by.
+      rng: a key, or None.
+      batch: arrays `[batch, ...]`.
+      num_selected: how many rows the gradient is of, static.
 
     Returns:
       Losses `[batch]`, auxiliary output, and `(indices, cotangents) -> gradient` of
@@ -43,77 +53,147 @@ def partial_vjp(
       within equal, contiguous groups of the batch.
 
     Raises:
-      ValueError: if it is not proven that the rows do not meet on the way.
+      ValueError: if it is not proven that rows do not meet, forward and backward.
     """
+    num_rows = leading_size("batch", batch)
+    # The program of one row is another one, as it broadcasts: one row is run twice.
+    copies = 2 if num_selected == 1 else 1
+    num_traced = copies * num_selected
 
-    def forward(params, rng, batch):
-        return jax.vjp(
-            lambda params: losses_and_aux(params, rng, batch), params, has_aux=True
-        )
+    def trace(size):
+        return _trace(losses_and_aux, params, rng, batch, size)
 
-    num_examples = leading_size("batch", batch)
-    # One row alone is traced to another program: it broadcasts where two do not.
-    num_traced = max(2, num_selected)
-    if num_traced >= num_examples:
-        losses, pull_back, aux = forward(params, rng, batch)
-
-        def gradient_of_all(indices, cotangents):
-            rows = batch_rows(indices, num_examples)
-            return pull_back(jnp.zeros_like(losses).at[rows].add(cotangents))[0]
-
-        return losses, aux, gradient_of_all
-
-    trace = jax.make_jaxpr(forward, return_shape=True)
-    fewer = jax.tree.map(lambda leaf: leaf[:num_traced], batch)
-    program, outputs = trace(params, rng, batch)
-    other, other_outputs = trace(params, rng, fewer)
-    sizes = num_examples, num_traced
+    main = trace(num_rows)
+    small = main if num_traced == num_rows else trace(num_traced)
+    twin = trace(2 * num_traced) if num_rows in (1, num_traced) else main
     try:
-        check_row_independent(program, other, sizes)
-        where = _rows_of_residuals(outputs[1], other_outputs[1], sizes)
+        residual_values = _prove(small, twin)
     except RowsNotIndependent as found:
-        raise _refusal(found) from None
-    values = jaxpr_as_fun(program)(*jax.tree.leaves((params, rng, batch)))
-    losses, pull_back, aux = jax.tree.unflatten(jax.tree.structure(outputs), values)
+        raise ValueError(
+            f"reuse_forward=True needs a loss that provably treats each row of the "
+            f"batch by itself, but {found}. Change the loss, or pass "
+            f"reuse_forward=False."
+        ) from None
+
+    leaves = jax.tree.leaves((params, rng, batch))
+    losses, pull_back, aux = main.run_forward(leaves)
+    if num_rows == 1:
+        return losses, aux, lambda indices, cotangents: pull_back(cotangents)[0]
 
     def gradient(indices, cotangents):
-        if num_traced > num_selected:
-            indices = jnp.repeat(indices, 2, axis=1)
-            cotangents = jnp.concatenate([cotangents, jnp.zeros_like(cotangents)])
+        if copies > 1:
+            indices = jnp.repeat(indices, copies, axis=1)
+            cotangents = jnp.repeat(cotangents, copies)
         residuals = [
-            residual if rows is None else take_in_groups(residual, indices, *rows)
-            for residual, rows in zip(jax.tree.leaves(pull_back), where, strict=True)
-        ]
-        structure = jax.tree.structure(other_outputs[1])
-        pull_back_rows = jax.tree.unflatten(structure, residuals)
-        try:
-            check_position_independent(
-                jax.make_jaxpr(pull_back)(losses),
-                jax.make_jaxpr(pull_back_rows)(cotangents),
-                sizes,
+            _gather_rows(residual, indices, value)
+            for residual, value in zip(
+                jax.tree.leaves(pull_back), residual_values, strict=True
             )
-        except RowsNotIndependent as found:
-            raise _refusal(found) from None
-        return pull_back_rows(cotangents)[0]
+        ]
+        grads = small.run_backward(residuals, cotangents)
+        return jax.tree.map(lambda grad: grad / copies, grads) if copies > 1 else grads
 
     return losses, aux, gradient
 
 
-def _rows_of_residuals(one: Any, other: Any, sizes: tuple[int, int]) -> list:
-    leaves, others = jax.tree.leaves(one), jax.tree.leaves(other)
-    if len(leaves) != len(others):
-        raise RowsNotIndependent(
-            f"the backward pass keeps {len(leaves)} residuals for {sizes[0]} rows and "
-            f"{len(others)} for {sizes[1]}"
-        )
-    return [
-        rows_of(leaf, twin, sizes, f"residual {number} ({leaf.dtype})")
-        for number, (leaf, twin) in enumerate(zip(leaves, others, strict=True))
-    ]
+class _Trace(NamedTuple):
+    """Both passes of a loss, traced at one batch size."""
+
+    size: int
+    forward: ClosedJaxpr
+    outputs: Any
+    """Losses, the function that `jax.vjp` returns, aux; abstract."""
+    backward: ClosedJaxpr
+    gradient: Any
+    """Abstract."""
+
+    def run_forward(self, leaves: list[Any]) -> Any:
+        values = jaxpr_as_fun(self.forward)(*leaves)
+        return jax.tree.unflatten(jax.tree.structure(self.outputs), values)
+
+    def run_backward(self, residuals: list[Any], cotangents: Any) -> Any:
+        values = jaxpr_as_fun(self.backward)(*residuals, cotangents)
+        return jax.tree.unflatten(jax.tree.structure(self.gradient), values)
 
 
-def _refusal(found: RowsNotIndependent) -> ValueError:
-    return ValueError(
-        f"reuse_forward=True needs a loss that provably treats each row of the batch "
-        f"by itself, but {found}: mend that, or pass reuse_forward=False."
+def _trace(losses_and_aux, params, rng, batch, size) -> _Trace:
+    batch = jax.eval_shape(
+        lambda batch: jax.tree.map(
+            lambda leaf: jnp.take(leaf, jnp.zeros(size, int), axis=0), batch
+        ),
+        batch,
     )
+    loss, results = jax.make_jaxpr(losses_and_aux, return_shape=True)(
+        params, rng, batch
+    )
+    run_loss = jaxpr_as_fun(save_random_draws(loss))
+
+    def forward(params, rng, batch):
+        def run(params):
+            values = run_loss(*jax.tree.leaves((params, rng, batch)))
+            return jax.tree.unflatten(jax.tree.structure(results), values)
+
+        return jax.vjp(run, params, has_aux=True)
+
+    program, outputs = jax.make_jaxpr(forward, return_shape=True)(params, rng, batch)
+    losses, pull_back, _ = outputs
+    residuals, structure = jax.tree.flatten(pull_back)
+
+    def pull_back_rows(residuals, cotangents):
+        return jax.tree.unflatten(structure, residuals)(cotangents)[0]
+
+    backward, gradient = jax.make_jaxpr(pull_back_rows, return_shape=True)(
+        residuals, losses
+    )
+    return _Trace(size, program, outputs, backward, gradient)
+
+
+def _prove(one: _Trace, two: _Trace) -> list[Value]:
+    """What is known of each residual, if rows meet in neither pass.
+
+    Raises:
+      RowsNotIndependent: if they meet, or may meet.
+    """
+    sizes = one.size, two.size
+    inputs = input_values(one.forward.jaxpr.invars, two.forward.jaxpr.invars, sizes)
+    values = output_values(one.forward, two.forward, sizes, inputs)
+    losses, pull_back, aux = jax.tree.unflatten(jax.tree.structure(one.outputs), values)
+    residuals = jax.tree.leaves(pull_back, is_leaf=_is_value)
+    for value in [losses, *residuals, *jax.tree.leaves(aux, is_leaf=_is_value)]:
+        if value.origin is Origin.MIXED:
+            raise RowsNotIndependent(value.reason)
+    cotangents = Value(Origin.ROW, Rows(0))
+    grads = output_values(
+        one.backward, two.backward, sizes, [*residuals, cotangents], is_backward=True
+    )
+    for value in grads:
+        if value.origin is Origin.MIXED:
+            raise RowsNotIndependent(value.reason)
+        if value.origin not in (Origin.SUM, Origin.ZERO):
+            raise RowsNotIndependent("a gradient does not come from the rows")
+    return residuals
+
+
+def _is_value(node: Any) -> bool:
+    return isinstance(node, Value)
+
+
+def _gather_rows(
+    residual: Any, indices: Int[Array, "groups selected"], value: Value
+) -> Any:
+    """The entries of these rows of a residual."""
+    if value.rows is None:
+        return residual
+    axis, block, outer = value.rows
+    shape = residual.shape
+    split = residual.reshape(*shape[:axis], outer, -1, *shape[axis + 1 :])
+    taken = take_in_groups(split, indices, axis + 1, block)
+    taken = taken.reshape(*shape[:axis], -1, *shape[axis + 1 :])
+    if value.origin is not Origin.PLACE:
+        return taken
+    places = jax.lax.broadcasted_iota(taken.dtype, taken.shape, axis)
+    if value.columns is None:
+        return places
+    column = jax.lax.broadcasted_iota(int, taken.shape, taken.ndim - 1)
+    is_place = jnp.isin(column, jnp.array(sorted(value.columns)))
+    return jnp.where(is_place, places, taken)

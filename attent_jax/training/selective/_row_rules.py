@@ -1,152 +1,308 @@
-"""What each primitive does to the rows of a batch: a rule says it keeps them apart."""
+"""How each primitive moves the rows of a batch.
+
+A rule takes an operation and what is known of its inputs, at least one of which has
+rows. It returns where the rows of the output are (one for each output, if they
+differ), given that row i of the output comes from row i of the inputs alone, for every
+number of rows; or None, if rows may meet. The caller compares the answer with the
+shapes of both traces, so a rule need not check sizes.
+"""
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from jax.extend.core import JaxprEqn
+
+from attent_jax.training.selective._row_values import (
+    Operation,
+    Origin,
+    Rows,
+    Value,
+    names,
+)
+
+Rule = Callable[[Operation, Sequence[Value]], Rows | list[Rows | None] | None]
 
 
-class Rows(NamedTuple):
-    """Where a value keeps the batch: `axis` has `block` entries a row, in turn."""
-
-    axis: int
-    block: int
-
-
-def shape_of(atom: Any) -> tuple[int, ...]:
-    return getattr(atom.aval, "shape", ())
-
-
-def is_same_in_all_rows(eqn: JaxprEqn, outs: list[Rows | None]) -> bool:
-    """Whether rows made of no row's values are alike."""
-    if eqn.primitive.name == "iota":
-        return outs[0] is None or eqn.params["dimension"] != outs[0].axis
-    return eqn.primitive.name == "broadcast_in_dim"
+def _aligned(op, ins):
+    """All inputs have their rows in the same place."""
+    rows = {value.rows for value in ins if value.rows and value.origin != Origin.ZERO}
+    if not rows:  # zeros have their rows wherever they are wanted
+        rows = {value.rows for value in ins if value.rows}
+    (found, *others) = rows
+    axes = {value.rows.axis for value in ins if value.rows}
+    return None if others or axes != {found.axis} else found
 
 
-def is_kept(eqn: JaxprEqn, ins: list[Rows | None], outs: list[Rows | None]) -> bool:
-    """Whether each row of the outputs comes from that row of the inputs alone."""
-    rule = RULES.get(eqn.primitive.name)
-    return rule is not None and all(outs) and rule(eqn, ins, outs)
-
-
-# Rules: (operation, rows of its inputs, rows of its outputs) -> rows are kept apart.
-
-
-def _aligned(eqn, ins, outs):
-    return len({rows for rows in [*ins, *outs] if rows is not None}) == 1
-
-
-def _reshape(eqn, ins, outs):
-    is_transposed = eqn.primitive.name == "reshape" and eqn.params["dimensions"]
-    before = math.prod(shape_of(eqn.invars[0])[: ins[0].axis])
-    return not is_transposed and before == math.prod(
-        shape_of(eqn.outvars[0])[: outs[0].axis]
-    )
-
-
-def _broadcast(eqn, ins, outs):
-    axis = eqn.params["broadcast_dimensions"][ins[0].axis]
-    return outs[0] == ins[0]._replace(axis=axis)
-
-
-def _transpose(eqn, ins, outs):
-    axis = eqn.params["permutation"].index(ins[0].axis)
-    return outs[0] == ins[0]._replace(axis=axis)
-
-
-def _reduce(eqn, ins, outs):
-    axis = ins[0].axis - sum(reduced < ins[0].axis for reduced in eqn.params["axes"])
-    kept = ins[0].axis not in eqn.params["axes"]
-    return kept and all(rows == ins[0]._replace(axis=axis) for rows in outs)
-
-
-def _along_an_axis(eqn, ins, outs):
-    """Each line along one axis, or several, for itself."""
-    given = (eqn.params.get(name) for name in ("axis", "dimension", "dimensions"))
-    axes = next((axes for axes in given if axes is not None), -1)
-    axes = np.atleast_1d(axes) % len(shape_of(eqn.outvars[0]))
-    return _aligned(eqn, ins, outs) and all(rows.axis not in axes for rows in outs)
-
-
-def _slice(eqn, ins, outs):
-    """All rows are taken: what the slice leaves of each does not matter."""
-    return ins[0] == outs[0] and not any(ins[1:])
-
-
-def _update_slice(eqn, ins, outs):
-    return ins[0] == ins[1] == outs[0] and not any(ins[2:])
-
-
-def _stack(eqn, ins, outs):
-    axis = ins[0].axis + (ins[0].axis >= eqn.params["axis"]) if ins[0] else None
-    return len(set(ins)) == 1 and outs[0] == ins[0]._replace(axis=axis)
-
-
-def _unstack(eqn, ins, outs):
-    axis = ins[0].axis - (ins[0].axis > eqn.params["axis"])
-    apart = ins[0].axis != eqn.params["axis"]
-    return apart and all(rows == ins[0]._replace(axis=axis) for rows in outs)
-
-
-def _tile(eqn, ins, outs):
-    return ins[0] == outs[0] and eqn.params["reps"][ins[0].axis] == 1
-
-
-def _window(eqn, ins, outs):
-    axis = outs[0].axis
-    return (
-        _aligned(eqn, ins, outs)
-        and eqn.params["window_dimensions"][axis] == 1
-        and eqn.params["window_strides"][axis] == 1
-        and not any(eqn.params["padding"][axis])
-    )
-
-
-def _pad(eqn, ins, outs):
-    return ins[0] == outs[0] and not any(eqn.params["padding_config"][ins[0].axis])
-
-
-def _gather(eqn, ins, outs):
-    numbers, (operand, indices), (out,) = eqn.params["dimension_numbers"], ins, outs
-    dropped = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
-    ndim = len(shape_of(eqn.outvars[0]))
-    if indices is None:  # the same entries of every row
-        axis = operand.axis
-        if axis in dropped or axis in numbers.start_index_map:
-            return False
-        kept = sum(other not in dropped for other in range(axis))
-        return out == operand._replace(axis=numbers.offset_dims[kept])
-    if operand is not None and (operand.axis, indices.axis, operand.block) not in {
-        (axis, indices_axis, indices.block)
-        for axis, indices_axis in zip(
-            numbers.operand_batching_dims,
-            numbers.start_indices_batching_dims,
-            strict=True,
-        )
-    }:
-        return False
-    of_indices = [axis for axis in range(ndim) if axis not in numbers.offset_dims]
-    return indices.axis < len(of_indices) and out == indices._replace(
-        axis=of_indices[indices.axis]
-    )
-
-
-def _dot_general(eqn, ins, outs):
-    (lhs_contract, rhs_contract), (lhs_batch, rhs_batch) = eqn.params[
-        "dimension_numbers"
+def _reshape(op, ins):
+    if op.name == "reshape" and op.params["dimensions"] is not None:
+        return None
+    rows, shape, out_shape = ins[0].rows, op.in_shapes[0], op.out_shapes[0]
+    twin_shape = op.twin.outvars[0].aval.shape
+    before = math.prod(shape[: rows.axis]) * rows.outer
+    changed = [
+        axis
+        for axis, (one, two) in enumerate(zip(out_shape, twin_shape, strict=True))
+        if one != two
     ]
-    lhs, rhs = ins
-    if lhs is not None and rhs is not None:
-        return (lhs.axis, rhs.axis) in zip(lhs_batch, rhs_batch, strict=True) and (
-            outs[0] == lhs._replace(axis=list(lhs_batch).index(lhs.axis))
+    if len(changed) != 1:
+        return None
+    (axis,) = changed
+    outer, rest = divmod(before, math.prod(out_shape[:axis]))
+    if rest or not outer:
+        return None
+    return Rows(axis, out_shape[axis] // (outer * op.sizes[0]), outer)
+
+
+def _broadcast(op, ins):
+    axis = op.params["broadcast_dimensions"][ins[0].rows.axis]
+    return ins[0].rows._replace(axis=int(axis))
+
+
+def _transpose(op, ins):
+    axis = tuple(op.params["permutation"]).index(ins[0].rows.axis)
+    return ins[0].rows._replace(axis=axis)
+
+
+def _reduce(op, ins):
+    axes = op.params.get("axes", op.params.get("dimensions"))
+    rows = _aligned(op, ins)
+    if rows is None or rows.axis in axes:
+        return None
+    return rows._replace(axis=rows.axis - sum(axis < rows.axis for axis in axes))
+
+
+_AXIS_NAMES = ("axis", "dimension", "dimensions", "reduction_dimension")
+
+
+def _along_an_axis(op, ins):
+    """Each line along one axis, or several, for itself."""
+    given = (op.params.get(name) for name in _AXIS_NAMES)
+    axes = next((axes for axes in given if axes is not None), -1)
+    axes = np.atleast_1d(axes) % len(op.in_shapes[0])
+    rows = _aligned(op, ins)
+    return None if rows is None or rows.axis in axes else rows
+
+
+def _trailing(num_axes: int) -> Rule:
+    """Works on the last axes, as linear algebra does; others are a batch."""
+
+    def rule(op, ins):
+        rows = _aligned(op, ins)
+        return rows if rows and rows.axis < len(op.in_shapes[0]) - num_axes else None
+
+    return rule
+
+
+def _fft(op, ins):
+    rows = ins[0].rows
+    num_axes = len(op.params["fft_lengths"])
+    return rows if rows.axis < len(op.in_shapes[0]) - num_axes else None
+
+
+def _concatenate(op, ins):
+    rows = ins[0].rows
+    axis = op.params["dimension"]
+    if rows is None or any(value.rows is None for value in ins):
+        return None
+    if rows.axis != axis:
+        return _aligned(op, ins)
+    if any((v.rows.axis, v.rows.block) != (axis, rows.block) for v in ins):
+        return None
+    return rows._replace(outer=sum(value.rows.outer for value in ins))
+
+
+def _part_of_rows(op, rows, start, stop, twin_start):
+    """Entries [start, stop) of the rows' axis, if they are all rows a few times."""
+    size, twin_size = (rows.block * num_rows for num_rows in op.sizes)
+    whole = start % size == 0 and stop % size == 0
+    if not whole or start // size * twin_size != twin_start:
+        return None
+    return rows._replace(outer=(stop - start) // size)
+
+
+def _slice(op, ins):
+    rows = ins[0].rows
+    strides = op.params["strides"]
+    if strides is not None and strides[rows.axis] != 1:
+        return None
+    start, stop = (
+        op.params[name][rows.axis] for name in ("start_indices", "limit_indices")
+    )
+    twin_start = op.twin.params["start_indices"][rows.axis]
+    return _part_of_rows(op, rows, start, stop, twin_start)
+
+
+def _split(op, ins):
+    rows, sizes = ins[0].rows, op.params["sizes"]
+    if rows.axis != op.params["axis"]:
+        return rows
+    ends = np.cumsum([0, *sizes])
+    twin_ends = np.cumsum([0, *op.twin.params["sizes"]])
+    return [
+        _part_of_rows(op, rows, int(start), int(stop), int(twin_start))
+        for start, stop, twin_start in zip(
+            ends[:-1], ends[1:], twin_ends[:-1], strict=True
         )
+    ]
+
+
+def _dynamic_slice(op, ins):
+    """All rows are taken, as the shapes say: what is left of each does not matter."""
+    return None if any(value.rows for value in ins[1:]) else ins[0].rows
+
+
+def _update_slice(op, ins):
+    return None if any(value.rows for value in ins[2:]) else _both(op, ins[:2])
+
+
+def _both(op, ins):
+    """Aligned, and no input is without rows."""
+    return _aligned(op, ins) if all(value.rows for value in ins) else None
+
+
+def _pad(op, ins):
+    rows = ins[0].rows
+    if rows is None or ins[1].rows or any(op.params["padding_config"][rows.axis]):
+        return None
+    return rows
+
+
+def _stack(op, ins):
+    rows = _both(op, ins)
+    return rows and rows._replace(axis=rows.axis + (rows.axis >= op.params["axis"]))
+
+
+def _unstack(op, ins):
+    rows, axis = ins[0].rows, op.params["axis"]
+    return (
+        None
+        if rows.axis == axis
+        else rows._replace(axis=rows.axis - (rows.axis > axis))
+    )
+
+
+def _tile(op, ins):
+    rows = ins[0].rows
+    return rows._replace(outer=rows.outer * op.params["reps"][rows.axis])
+
+
+def _window(op, ins):
+    rows = _aligned(op, ins)
+    if rows is None:
+        return None
+    axis = rows.axis
+    ones = ("window_dimensions", "window_strides", "base_dilation", "window_dilation")
+    moves = any((op.params.get(name) or {axis: 1})[axis] != 1 for name in ones)
+    return None if moves or any(op.params["padding"][axis]) else rows
+
+
+def _gather(op, ins):
+    numbers, (operand, indices) = op.params["dimension_numbers"], ins
+    dropped = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
+    out_ndim = len(op.out_shapes[0])
+    if indices.rows is None:  # the same entries of every row
+        axis = operand.rows.axis
+        if axis in dropped or axis in numbers.start_index_map:
+            return None
+        kept = sum(other not in dropped for other in range(axis))
+        return operand.rows._replace(axis=int(numbers.offset_dims[kept]))
+    if not _reads_own_row(
+        op,
+        operand,
+        indices,
+        numbers.start_index_map,
+        numbers.collapsed_slice_dims,
+        numbers.operand_batching_dims,
+        numbers.start_indices_batching_dims,
+    ):
+        return None
+    of_indices = [axis for axis in range(out_ndim) if axis not in numbers.offset_dims]
+    if indices.rows.axis >= len(of_indices):
+        return None
+    return indices.rows._replace(axis=of_indices[indices.rows.axis])
+
+
+def _reads_own_row(
+    op, operand, indices, index_map, collapsed, batching, indices_batching
+):
+    """Whether indices with rows address, in an operand with rows, their own row."""
+    places = _place_columns(op, indices)
+    if operand.rows is None:
+        return not places
+    if places:
+        (column, *others) = places
+        return (
+            not others
+            and index_map[column] == operand.rows.axis
+            and operand.rows.axis in collapsed
+            and operand.rows._replace(axis=0) == Rows(0)
+            and indices.rows._replace(axis=0) == Rows(0)
+        )
+    pairs = zip(batching, indices_batching, strict=True)
+    return (operand.rows.axis, indices.rows.axis) in pairs and (
+        operand.rows._replace(axis=0) == indices.rows._replace(axis=0)
+    )
+
+
+def _place_columns(op, indices):
+    if indices.origin != Origin.PLACE:
+        return ()
+    if indices.columns is None:
+        return range(op.in_shapes[1][-1])
+    return sorted(indices.columns)
+
+
+def _scatter(op, ins):
+    """Entries of each row are set, or added to, by updates that belong to it."""
+    operand, indices, updates = ins
+    numbers = op.params["dimension_numbers"]
+    if operand.rows is None or updates.rows is None:
+        return None
+    axis = operand.rows.axis
+    if indices.rows is None:  # the same entries of every row
+        dropped = {*numbers.inserted_window_dims, *numbers.operand_batching_dims}
+        if axis in dropped or axis in numbers.scatter_dims_to_operand_dims:
+            return None
+        kept = sum(other not in dropped for other in range(axis))
+        own = operand.rows._replace(axis=int(numbers.update_window_dims[kept]))
+        return operand.rows if updates.rows == own else None
+    reads_own = _reads_own_row(
+        op,
+        operand,
+        indices,
+        numbers.scatter_dims_to_operand_dims,
+        numbers.inserted_window_dims,
+        numbers.operand_batching_dims,
+        numbers.scatter_indices_batching_dims,
+    )
+    return operand.rows if reads_own and updates_follow(op, ins) else None
+
+
+def updates_follow(op: Operation, ins: Sequence[Value]) -> bool:
+    """Whether each row of a scatter's updates is put where its row of indices says."""
+    _, indices, updates = ins
+    window = op.params["dimension_numbers"].update_window_dims
+    scattered = [a for a in range(len(op.in_shapes[2])) if a not in window]
+    if indices.rows is None or updates.rows is None:
+        return False
+    axis = indices.rows.axis
+    return axis < len(scattered) and (
+        updates.rows == indices.rows._replace(axis=scattered[axis])
+    )
+
+
+def _dot_general(op, ins):
+    contract, (lhs_batch, rhs_batch) = op.params["dimension_numbers"]
+    lhs, rhs = (value.rows for value in ins)
+    if lhs is not None and rhs is not None:
+        paired = (lhs.axis, rhs.axis) in zip(lhs_batch, rhs_batch, strict=True)
+        if not paired or lhs._replace(axis=0) != rhs._replace(axis=0):
+            return None
+        return lhs._replace(axis=list(lhs_batch).index(lhs.axis))
     if lhs is not None:
-        return outs[0] == _free(lhs, {*lhs_contract, *lhs_batch}, len(lhs_batch))
-    num_before = len(shape_of(eqn.invars[0])) - len(lhs_contract)
-    return outs[0] == _free(rhs, {*rhs_contract, *rhs_batch}, num_before)
+        return _free(lhs, {*contract[0], *lhs_batch}, len(lhs_batch))
+    num_before = len(op.in_shapes[0]) - len(contract[0])
+    return _free(rhs, {*contract[1], *rhs_batch}, num_before)
 
 
 def _free(rows, taken, num_before):
@@ -157,59 +313,84 @@ def _free(rows, taken, num_before):
     return rows._replace(axis=axis)
 
 
-def _convolution(eqn, ins, outs):
-    numbers = eqn.params["dimension_numbers"]
-    return (
-        ins[1] is None
-        and ins[0].axis == numbers.lhs_spec[0]
-        and outs[0] == ins[0]._replace(axis=numbers.out_spec[0])
-        and eqn.params["batch_group_count"] == 1
-    )
+def _ragged_dot(op, ins):
+    """Rows are a batch axis of both operands and of the groups' sizes."""
+    (_, (lhs_batch, rhs_batch)) = op.params[
+        "ragged_dot_dimension_numbers"
+    ].dot_dimension_numbers
+    lhs, rhs, sizes = (value.rows for value in ins[:3])
+    if lhs is None or rhs is None or sizes != Rows(0):
+        return None
+    paired = list(zip(lhs_batch, rhs_batch, strict=True))[:1] == [(lhs.axis, rhs.axis)]
+    return Rows(0) if paired and lhs == rhs._replace(axis=lhs.axis) else None
 
 
-def names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
+def _convolution(op, ins):
+    numbers, rows = op.params["dimension_numbers"], ins[0].rows
+    if rows is None or ins[1].rows or rows.axis != numbers.lhs_spec[0]:
+        return None
+    if op.params["batch_group_count"] != 1:
+        return None
+    return rows._replace(axis=numbers.out_spec[0])
 
 
-RANDOM = names("random_bits random_split random_fold_in")
-"""Drawn for each place: a row keeps its own draw."""
+RANDOM = names("random_bits random_split random_fold_in random_gamma")
+"""Drawn for each place: a row keeps the draw that it got in the forward pass."""
 _POINTWISE = names(
-    "abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e "
-    "bessel_i1e bitcast_convert_type cbrt ceil clamp clz complex conj "
-    "convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp "
-    "exp2 expm1 floor ge gt imag igamma igammac integer_pow is_finite le le_to "
-    "lgamma log log1p logistic lt lt_to max min mul name ne neg nextafter not "
-    "one_minus_square or pcast population_count pow pvary real reduce_precision rem "
-    "round rsqrt select_n sharding_constraint shift_left shift_right_arithmetic "
-    "shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor"
+    "abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e "
+    "bitcast_convert_type cbrt ceil clamp clz complex conj convert_element_type copy "
+    "copy_p cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge "
+    "ge_to gt gt_to igamma igamma_grad_a igammac imag integer_pow is_finite le le_to "
+    "lgamma log log1p logistic lt lt_to max min mul mulhi name ne neg nextafter not "
+    "one_minus_square or pcast polygamma population_count pow pvary random_clone "
+    "random_gamma_grad random_seed real reduce_precision regularized_incomplete_beta "
+    "rem round rsqrt select_n shard_constraint sharding_constraint shift_left "
+    "shift_right_arithmetic shift_right_logical sign sin sinh sqrt square "
+    "stop_gradient sub tan tanh xor zeta"
 )
-_ALONG_AN_AXIS = names(
-    "cumsum cumprod cummax cummin cumlogsumexp concatenate rev sort split top_k"
-)
+_ALONG_AN_AXIS = names("cumsum cumprod cummax cummin cumlogsumexp rev sort")
 _REDUCTIONS = names(
-    "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor "
-    "argmax argmin"
+    "reduce reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or "
+    "reduce_xor argmax argmin"
 )
 _WINDOWS = names(
     "reduce_window reduce_window_max reduce_window_min reduce_window_sum "
-    "select_and_gather_add"
+    "select_and_gather_add select_and_scatter_add cumred_reduce_window_impl"
 )
-RULES: dict[str, Callable[[Any, Any, Any], bool]] = {
+_LINEAR_ALGEBRA = names(
+    "cholesky eig eigh geqrf householder_product lu qr schur svd triangular_solve "
+    "tridiagonal"
+)
+_SCATTERS = names(
+    "scatter scatter-add scatter_add scatter-mul scatter_mul scatter-min scatter_min "
+    "scatter-max scatter_max scatter-sub scatter_sub"
+)
+RULES: dict[str, Rule] = {
     **dict.fromkeys(_POINTWISE, _aligned),
     **dict.fromkeys([*RANDOM, "random_wrap", "random_unwrap"], _aligned),
     **dict.fromkeys(_REDUCTIONS, _reduce),
     **dict.fromkeys(_WINDOWS, _window),
     **dict.fromkeys(_ALONG_AN_AXIS, _along_an_axis),
+    **dict.fromkeys(_LINEAR_ALGEBRA, _trailing(2)),
+    **dict.fromkeys(_SCATTERS, _scatter),
     **dict.fromkeys(["reshape", "squeeze", "expand_dims"], _reshape),
-    **dict.fromkeys(["slice", "dynamic_slice"], _slice),
+    "approx_top_k": _along_an_axis,
     "broadcast_in_dim": _broadcast,
-    "transpose": _transpose,
-    "dynamic_update_slice": _update_slice,
-    "pad": _pad,
-    "stack": _stack,
-    "unstack": _unstack,
-    "tile": _tile,
-    "gather": _gather,
-    "dot_general": _dot_general,
+    "concatenate": _concatenate,
     "conv_general_dilated": _convolution,
+    "dot_general": _dot_general,
+    "dynamic_slice": _dynamic_slice,
+    "dynamic_update_slice": _update_slice,
+    "fft": _fft,
+    "gather": _gather,
+    "lu_pivots_to_permutation": _trailing(1),
+    "pad": _pad,
+    "ragged_dot_general": _ragged_dot,
+    "slice": _slice,
+    "split": _split,
+    "stack": _stack,
+    "tile": _tile,
+    "top_k": _along_an_axis,
+    "transpose": _transpose,
+    "unstack": _unstack,
 }

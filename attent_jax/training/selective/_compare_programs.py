@@ -1,0 +1,183 @@
+"""Whether two traces of a function, at two batch sizes, are the same program."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from attent_jax.training.selective._row_values import (
+    SHARED,
+    ZERO,
+    Operation,
+    Origin,
+    Value,
+    changed_axes,
+    mixed,
+    names,
+    rows_created,
+)
+
+Program = Any
+"""A `ClosedJaxpr` or `Jaxpr`; the newest line of jax has one class for both."""
+
+CALLS = names(
+    "jit pjit closed_call core_call remat remat2 checkpoint custom_jvp_call "
+    "custom_vjp_call custom_vjp_call_jaxpr custom_vmap_call composite"
+)
+"""Operations that run one program on their operands."""
+_PARAMS = {
+    **dict.fromkeys(CALLS, ()),
+    "scan": ("length", "reverse", "num_consts", "num_carry"),
+    "while": ("cond_nconsts", "body_nconsts"),
+    "cond": (),
+    "custom_linear_solve": ("const_lengths",),
+}
+"""Parameters that matter, of operations whose programs are compared by themselves."""
+_SIZES = names(
+    "shape new_sizes start_indices limit_indices slice_sizes sizes reps operand_shape"
+)
+"""Parameters that say how large something is, on the axis of the rows too."""
+
+
+class RowsNotIndependent(ValueError):
+    """Rows meet, or may meet; the message says where."""
+
+
+class Variables:
+    """The variables of two programs, paired in the order of their definition."""
+
+    def __init__(self, one: Jaxpr, two: Jaxpr):
+        self._twins: dict[Any, Any] = {}
+        for pair in ((one.constvars, two.constvars), (one.invars, two.invars)):
+            self.define(*pair)
+
+    def define(self, ones: Any, twos: Any) -> None:
+        if len(ones) != len(twos):
+            raise RowsNotIndependent(
+                f"it has {len(ones)} values at a point where it has {len(twos)} for "
+                f"another number of rows"
+            )
+        self._twins.update(zip(ones, twos, strict=True))
+
+    def are_twins(self, one: Any, two: Any) -> bool:
+        """Whether two operands are literals, or the same variable of both programs."""
+        if isinstance(one, Literal) or isinstance(two, Literal):
+            return isinstance(one, Literal) and isinstance(two, Literal)
+        return self._twins.get(one) is two
+
+
+def paired_operations(
+    one: Jaxpr, two: Jaxpr, sizes: tuple[int, int]
+) -> Iterator[Operation]:
+    """The operations of both programs in turn.
+
+    Raises:
+      RowsNotIndependent: if they differ in kind or number.
+    """
+    if len(one.eqns) != len(two.eqns):
+        raise RowsNotIndependent(
+            f"it runs {len(one.eqns)} operations for {sizes[0]} rows and "
+            f"{len(two.eqns)} for {sizes[1]} (a branch or a loop in Python depends on "
+            f"the size of the batch, or on something that changes from trace to trace)"
+        )
+    for eqn, twin in zip(one.eqns, two.eqns, strict=True):
+        operation = Operation(eqn, twin, sizes)
+        if eqn.primitive is not twin.primitive or len(eqn.invars) != len(twin.invars):
+            raise RowsNotIndependent(
+                f"{operation} is `{twin.primitive.name}` for {sizes[1]} rows"
+            )
+        yield operation
+
+
+def have_same_params(operation: Operation) -> bool:
+    """Whether the two operations differ in nothing but how many rows they work on."""
+    eqn, twin, sizes = operation
+    return all(
+        _is_same_param(name, eqn.params.get(name), twin.params.get(name), sizes)
+        for name in _PARAMS.get(operation.name, eqn.params)
+    )
+
+
+def _is_same_param(name: str, one: Any, two: Any, sizes: tuple[int, int]) -> bool:
+    if one is two:
+        return True
+    programs = programs_in(one), programs_in(two)
+    if any(programs):
+        return [str(program) for program in programs[0]] == [
+            str(program) for program in programs[1]
+        ]
+    if callable(one) and callable(two):  # what it does shows in the other trace
+        return True
+    if isinstance(one, tuple) and isinstance(two, tuple) and name in _SIZES:
+        return len(one) == len(two) and all(
+            a == b or a * sizes[1] == b * sizes[0]
+            for a, b in zip(one, two, strict=True)
+        )
+    if type(one) is not type(two):
+        return False
+    return bool(np.all(one == two)) or bool(np.all(one != one) and np.all(two != two))
+
+
+def programs_in(value: Any) -> list[Program]:
+    """The programs in one parameter of an operation."""
+    items = value if isinstance(value, tuple | list) else [value]
+    return [item for item in items if isinstance(item, ClosedJaxpr | Jaxpr)]
+
+
+def open_program(program: Program) -> Jaxpr:
+    """Without its constants."""
+    return getattr(program, "jaxpr", program)
+
+
+def is_closed(program: Program) -> bool:
+    return open_program(program) is not program
+
+
+def constant_value(one: Any, two: Any, sizes: tuple[int, int]) -> Value:
+    """What is known of a constant, by its values in both programs."""
+    if isinstance(one, Tracer) or isinstance(two, Tracer):
+        if one is two:
+            return SHARED
+        return mixed("a value from outside of the loss differs between two traces")
+    if one is not two:
+        a, b = (
+            np.asarray(jax.random.key_data(x) if _is_key(x) else x) for x in (one, two)
+        )
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return _constant_with_rows(a, b, sizes)
+        if a.tobytes() != b.tobytes():  # NaN is not equal to itself
+            return mixed(
+                "it has a constant that depends on the number of rows, or changes from "
+                "trace to trace (pass what belongs to the examples with the batch)"
+            )
+    if np.size(one) != 1 or _is_key(one):
+        return SHARED
+    number = np.asarray(one).item()
+    return SHARED._replace(constant=number) if number else ZERO
+
+
+def _is_key(constant: Any) -> bool:
+    dtype = getattr(constant, "dtype", np.dtype(float))
+    return jnp.issubdtype(dtype, jax.dtypes.prng_key)
+
+
+def _constant_with_rows(a: np.ndarray, b: np.ndarray, sizes: tuple[int, int]) -> Value:
+    """A NumPy array of the batch's size: alike in all rows, or numbering them."""
+    rows = rows_created(a.shape, b.shape, sizes) if a.dtype == b.dtype else None
+    if rows is not None and rows.block == 1:
+        first, *others = (np.moveaxis(array, rows.axis, 0) for array in (a, b))
+        alike = all((array == first[:1]).all() for array in (first, *others))
+        if alike:
+            return Value(Origin.SHARED if first.any() else Origin.ZERO, rows)
+        if a.ndim == 1 and all((v == np.arange(len(v))).all() for v in (a, b)):
+            return Value(Origin.PLACE, rows)
+    axes = changed_axes(a.shape, b.shape)
+    return mixed(
+        f"it has a constant of shape {a.shape} for {sizes[0]} rows and {b.shape} for "
+        f"{sizes[1]}{'' if axes else ', of another type'} (pass what belongs to the "
+        f"examples with the batch)"
+    )
