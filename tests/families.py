@@ -5,8 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from attent_jax import schedules, scores, selectors, teachers
+from attent_jax.typing import SelectFn
 
 POOL_SIZE = 11
 LABELS = np.array([0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2])
@@ -23,6 +25,17 @@ SELECTORS = {
     "mix_uniform of gumbel_top_k": selectors.mix_uniform(selectors.gumbel_top_k(), 0.4),
     "mix_uniform of balanced": selectors.mix_uniform(selectors.balanced(LABELS), 1.0),
 }
+
+
+def selectors_over(mesh: Mesh | None, pool_size: int) -> dict[str, SelectFn]:
+    """The selectors that take a mesh; None: the same ones on one device."""
+    return {
+        "top_k": selectors.top_k(mesh=mesh),
+        "gumbel_top_k": selectors.gumbel_top_k(0.5, mesh=mesh),
+        "uniform": selectors.uniform(mesh=mesh),
+        "balanced": selectors.balanced(np.arange(pool_size) % 3, 0.0, mesh=mesh),
+    }
+
 
 SCHEDULES = {
     "constant": schedules.constant(0.3),

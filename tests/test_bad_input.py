@@ -76,6 +76,50 @@ CASES = {
         lambda: TOP_K(KEY, POOL, 5),
         "num_selected must be at most the pool's 4 examples, got 5: lower it",
     ),
+    "a pool beyond 32 bits": (
+        lambda: jax.eval_shape(TOP_K, KEY, jax.ShapeDtypeStruct((2**31,), "f4"), 1),
+        "scores has 2147483648 examples, but.*at most 2147483647.*parts of the pool",
+    ),
+    "a table for its scores": (
+        lambda: TOP_K(KEY, scores.ScoreTable.init(4), 1),  # pyright: ignore[reportArgumentType]
+        r"scores is a ScoreTable: pass.*table\.scores",
+    ),
+    "no scores at all": (
+        lambda: TOP_K(KEY, None, 1),  # pyright: ignore[reportArgumentType]
+        r"scores must be an array of shape \[pool\], got NoneType: pass",
+    ),
+    "half an example": (
+        lambda: TOP_K(KEY, POOL, 1.5),  # pyright: ignore[reportArgumentType]
+        "num_selected must be an integer, got 1.5 of type float: pass",
+    ),
+    "several counts": (
+        lambda: jax.jit(TOP_K)(KEY, POOL, jnp.array([1, 2])),
+        r"num_selected must be one integer, got shape \(2,\): pass",
+    ),
+    "a sharding for a mesh": (
+        lambda: selectors.top_k(mesh=jax.devices()),  # pyright: ignore[reportArgumentType]
+        r"mesh must be a jax.sharding.Mesh, got list: make one",
+    ),
+    "a schedule for a temperature": (
+        lambda: selectors.gumbel_top_k(schedules.constant(1.0)),  # pyright: ignore[reportArgumentType]
+        "temperature must be a number, got .*takes no schedule.*pass a Python number",
+    ),
+    "several temperatures": (
+        lambda: selectors.gumbel_top_k([1.0, 2.0]),  # pyright: ignore[reportArgumentType]
+        r"temperature must be a number, got \[1.0, 2.0\] of type list: pass",
+    ),
+    "a selector for a share": (
+        lambda: selectors.mix_uniform(TOP_K, UNIFORM),  # pyright: ignore[reportArgumentType]
+        r"share must be a number, got uniform\(\): it takes no schedule",
+    ),
+    "a mixture without parentheses": (
+        lambda: selectors.mix_uniform(selectors.top_k, 0.5),  # pyright: ignore[reportArgumentType]
+        r"select_fn must be a selector, got top_k itself: pass.*parentheses",
+    ),
+    "a mixture of a word": (
+        lambda: selectors.mix_uniform("top_k", 0.5),  # pyright: ignore[reportArgumentType]
+        "select_fn must be a selector, got 'top_k': pass",
+    ),
     "negative temperature": (
         lambda: selectors.gumbel_top_k(-1.0),
         r"temperature must lie in \[0, inf\], got -1: choose",
@@ -310,6 +354,7 @@ RNG_TAKERS = {
         lambda params, rng, batch: batch, None, ARRAYS, rng=rng
     ),
 }
+SELECTORS = ["gumbel_top_k", "uniform", "balanced", "mix_uniform"]
 WRONG_RNGS = {
     "raw key": (
         jax.random.PRNGKey(0),
@@ -326,3 +371,9 @@ WRONG_RNGS = {
 def test_anything_but_one_typed_key_is_refused(take, rng, message):
     with pytest.raises((ValueError, TypeError), match=message):
         take(rng)
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_a_draw_needs_a_key(name):
+    with pytest.raises(TypeError, match=r"rng must be a typed key, got None: make one"):
+        RNG_TAKERS[name](None)

@@ -73,7 +73,7 @@ def balanced(
     logits = ((power - 1) * np.log(num_of_label[label_of])).astype(np.float32)
 
     def select(rng, scores, num_selected):
-        """The Selection of `num_selected` examples drawn by class frequency."""
+        """`(rng, scores[pool], num_selected) -> Selection` by class frequency."""
         check_rng("rng", rng)
         scores, num_selected = check_pool(scores, num_selected)
         if scores.shape != logits.shape:

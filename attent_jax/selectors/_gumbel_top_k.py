@@ -57,7 +57,7 @@ def gumbel_top_k(temperature: float = 1.0, *, mesh: Mesh | None = None) -> Selec
     check_mesh(mesh)
 
     def select(rng, scores, num_selected):
-        """The Selection of `num_selected` examples drawn by their scores."""
+        """`(rng, scores[pool], num_selected) -> Selection` drawn by score."""
         check_rng("rng", rng)
         scores, num_selected = check_pool(scores, num_selected)
         return select_soft(

@@ -47,7 +47,7 @@ def mix_uniform(select_fn: SelectFn, share: float) -> SelectFn:
     share = check_number("share", share, low=0.0, high=1.0)
 
     def select(rng, scores, num_selected):
-        """The Selection of `select_fn` with a share of it drawn uniformly."""
+        """`(rng, scores[pool], num_selected) -> Selection` with a uniform share."""
         check_rng("rng", rng)
         scores, num_selected = check_pool(scores, num_selected)
         rng_chosen, rng_uniform = jax.random.split(rng)

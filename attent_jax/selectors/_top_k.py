@@ -54,7 +54,7 @@ def top_k(*, nan_first: bool = False, mesh: Mesh | None = None) -> SelectFn:
     check_mesh(mesh)
 
     def select(rng, scores, num_selected):
-        """The Selection of the `num_selected` examples with the highest scores."""
+        """`(rng, scores[pool], num_selected) -> Selection` of the highest scores."""
         scores, num_selected = check_pool(scores, num_selected)
         return _select(scores, num_selected, nan_first=nan_first, mesh=mesh)
 

@@ -43,7 +43,7 @@ def uniform(*, mesh: Mesh | None = None) -> SelectFn:
     check_mesh(mesh)
 
     def select(rng, scores, num_selected):
-        """The Selection of `num_selected` examples drawn uniformly."""
+        """`(rng, scores[pool], num_selected) -> Selection` drawn uniformly."""
         check_rng("rng", rng)
         scores, num_selected = check_pool(scores, num_selected)
         return _select(rng, scores, num_selected, mesh=mesh)

@@ -1,6 +1,9 @@
 """What every selector keeps."""
 
+import contextlib
 import inspect
+import pickle
+import pydoc
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +102,124 @@ def test_vmap_and_scan_equal_a_loop(select, batched):
 
 def scan(function, arguments):
     return jax.lax.scan(lambda _, xs: (None, function(*xs)), None, arguments)[1]
+
+
+@every_selector
+def test_examples_without_a_score_come_last(select):
+    if select is SELECTORS["top_k nan_first"]:
+        return
+    for num_scored in (1, 4, POOL_SIZE - 1):
+        order = np.random.default_rng(num_scored).permutation(POOL_SIZE)
+        scored = set(order[:num_scored].tolist())
+        scores = jnp.asarray(SCORES).at[order[num_scored:]].set(jnp.nan)
+        for num_selected in range(1, POOL_SIZE + 1):
+            indices, _, _ = select(jax.random.key(num_selected), scores, num_selected)
+            selected = set(indices[:num_selected].tolist())
+            # a uniform draw from all 11 would be right with 4 of 4 in 1 of 330 cases
+            assert (
+                selected <= scored
+                if num_selected <= num_scored
+                else (scored <= selected)
+            )
+
+
+@every_selector
+def test_a_pool_without_any_score_is_selected_from(select):
+    scores = jnp.full(POOL_SIZE, jnp.nan)
+    indices, weights, _ = select(jax.random.key(0), scores, 4)
+    assert sorted(indices.tolist()) == list(range(POOL_SIZE))
+    assert weights.tolist() == [1.0] * 4 + [0.0] * (POOL_SIZE - 4)
+
+
+@every_selector
+def test_a_traced_count_is_clamped_to_the_pool(select):
+    compiled = jax.jit(select)
+    for count, clamped in ((-3, 0), (0, 0), (99, POOL_SIZE)):
+        indices, weights, num_selected = compiled(jax.random.key(0), SCORES, count)
+        assert num_selected == clamped
+        assert sorted(indices.tolist()) == list(range(POOL_SIZE))
+        assert jnp.sum(weights > 0) == clamped
+
+
+@every_selector
+@pytest.mark.parametrize(
+    "count", [np.int64(4), np.array(4), jnp.array(4), jnp.uint8(4)]
+)
+def test_a_count_is_any_integer(select, count):
+    rng, scores = jax.random.key(0), jnp.asarray(SCORES)
+    assert_identical(select(rng, scores, count), select(rng, scores, 4))
+    too_many = count * 3
+    with pytest.raises(ValueError, match=r"num_selected must be at most.*got 12"):
+        select(rng, scores, too_many)
+    with pytest.raises(TypeError, match="num_selected must be an integer, got"):
+        select(rng, scores, count / 2)
+    with pytest.raises(TypeError, match=r"num_selected must be an integer, got.*float"):
+        jax.jit(select)(rng, scores, count / 2)
+
+
+@every_selector
+def test_numpy_arrays_and_lists_are_scores(select):
+    rng = jax.random.key(0)
+    expected = select(rng, jnp.asarray(SCORES), 4)
+    for scores in (SCORES, SCORES.astype(np.float64), SCORES.tolist()):
+        assert_identical(select(rng, scores, 4), expected)
+    huge = np.array([1e300, -1e300, *SCORES[2:]])  # ±inf in float32
+    assert sorted(select(rng, huge, 4).indices.tolist()) == list(range(POOL_SIZE))
+
+
+@every_selector
+def test_float64_is_kept_where_it_is_on(select):
+    with jax.enable_x64(True):
+        selection = select(jax.random.key(0), SCORES.astype(np.float64), 4)
+        assert [leaf.dtype for leaf in selection] == [jnp.int32, jnp.float32, jnp.int32]
+
+
+@every_selector
+def test_nans_are_not_computed_with(select):
+    scores = jnp.asarray(SCORES).at[2].set(jnp.nan)
+    with jax.debug_nans(True), strict_promotion():
+        select(jax.random.key(0), scores, 4)
+        jax.jit(select)(jax.random.key(0), scores, 5)
+
+
+@every_selector
+def test_no_tracer_leaks(select):
+    with jax.checking_leaks():
+        jax.jit(select)(jax.random.key(0), SCORES, 5)
+        jax.vmap(select, in_axes=(0, None, None))(
+            jax.random.split(jax.random.key(0), 2), SCORES, 3
+        )
+
+
+@contextlib.contextmanager
+def strict_promotion():
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@every_selector
+def test_a_pickled_selector_selects_the_same(select):
+    again = pickle.loads(pickle.dumps(select))
+    assert repr(again) == repr(select)
+    for num_selected in (1, 6):
+        rng = jax.random.key(num_selected)
+        assert_identical(
+            again(rng, SCORES, num_selected), select(rng, SCORES, num_selected)
+        )
+
+
+def test_a_selector_says_what_it_is():
+    assert repr(SELECTORS["top_k nan_first"]) == "top_k(nan_first=True)"
+    assert repr(SELECTORS["balanced"]) == "balanced(int64[11])"
+    nested = "mix_uniform(gumbel_top_k(), 0.4)"
+    assert repr(SELECTORS["mix_uniform of gumbel_top_k"]) == nested
+
+
+@every_selector
+def test_help_describes_the_selector(select):
+    text = pydoc.render_doc(select, renderer=pydoc.TextDoc())
+    assert repr(select) in text
+    assert "(rng, scores[pool], num_selected) -> Selection" in text
 
 
 @every_selector

@@ -25,6 +25,25 @@ def test_uniform_draws_every_example_alike_whatever_the_scores(num_selected):
     assert statistic < 33.7  # the 1 - 1e-4 quantile at 9 degrees of freedom
 
 
+def test_uniform_reads_nothing_but_which_examples_are_scored():
+    scores = jnp.where(jnp.arange(1000) % 3 == 0, jnp.nan, jnp.arange(1000.0))
+    selections = [
+        UNIFORM(jax.random.key(0), values, num_selected).indices.tolist()
+        for values in (scores, -scores, scores * 0)
+        for num_selected in (50, 900)
+    ]
+    assert selections[:2] == selections[2:4] == selections[4:]
+
+
+def test_uniform_draws_uniformly_among_unscored_examples_too():
+    scores = jnp.full(10, jnp.nan).at[4].set(1.0)
+    counts = draws(UNIFORM, scores, 4, 10_000).sum(axis=0)
+    assert counts[4] == 10_000
+    others = np.delete(counts, 4)
+    statistic = np.sum((others - 30_000 / 9) ** 2 / (30_000 / 9)) * 8 / 6  # 3 of 9
+    assert statistic < 31.8  # the 1 - 1e-4 quantile at 8 degrees of freedom
+
+
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 def test_balanced_shares_go_by_frequency_to_the_power(power):
     sizes = np.array([800, 160, 40])
@@ -60,6 +79,19 @@ def test_mix_uniform_draws_uniformly_among_the_others():
     assert counts[8:].tolist() == [10_000, 10_000]
     statistic = np.sum((counts[:8] - 2500) ** 2 / 2500) * 7 / 6  # 2 of 8
     assert statistic < 29.9  # the 1 - 1e-4 quantile at 7 degrees of freedom
+
+
+def test_mix_uniform_counts_large_selections_exactly():
+    pool_size, asked = 2**24 + 3, []
+
+    def recorded(rng, scores, num_selected):
+        jax.debug.callback(lambda count: asked.append(int(count)), num_selected)
+        return top_k()(rng, scores, num_selected)
+
+    select = jax.jit(mix_uniform(recorded, 1.0))
+    jax.block_until_ready(select(jax.random.key(0), jnp.zeros(pool_size), pool_size))
+    jax.effects_barrier()
+    assert asked == [0]  # in float32, -1
 
 
 def test_mix_uniform_keeps_the_selectors_weights():
