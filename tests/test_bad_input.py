@@ -17,6 +17,7 @@ TOP_K, UNIFORM = selectors.top_k(), selectors.uniform()
 SOFT, MIXED = selectors.gumbel_top_k(), selectors.mix_uniform(TOP_K, 0.5)
 ATTENT = teachers.attent
 TEACHER = ATTENT(TOP_K, 0.5)
+TABLE = scores.ScoreTable.init(4)
 PLAN = teachers.plan(TEACHER, num_examples=4, num_epochs=2, batch_size=2)
 PLAN_OF_4: dict[str, Any] = {"num_examples": 4, "num_epochs": 2, "batch_size": 2}
 VIT = models.VisionTransformer(5, 4, 8, 1, 2)
@@ -172,7 +173,59 @@ CASES = {
         lambda: teachers.plan(TEACHER, **{**PLAN_OF_4, "num_epochs": 0}),
         "num_epochs must be at least 1, got 0: pass 1 or more",
     ),
+    "a teacher not called": (
+        lambda: teachers.plan(teachers.full, **PLAN_OF_4),  # pyright: ignore[reportArgumentType]
+        r"teacher must be a Teacher, got full itself: pass e.g. .*full\(\)",
+    ),
+    "a plan for too many examples": (
+        lambda: teachers.plan(TEACHER, **{**PLAN_OF_4, "num_examples": 2**31}),
+        "num_examples must be at most 2147483647, got 2147483648: pass 2147483647 or",
+    ),
+    "a plan for too large batches": (
+        lambda: teachers.plan(TEACHER, **{**PLAN_OF_4, "batch_size": 10**12}),
+        "batch_size must be at most 2147483647, got 1000000000000: pass",
+    ),
     # teachers
+    "a selector's factory": (
+        lambda: ATTENT(selectors.top_k, 0.5),  # pyright: ignore[reportArgumentType]
+        r"select_fn must be a selector, got top_k itself: pass e.g. .*top_k\(\)",
+    ),
+    "another selector's factory": (
+        lambda: teachers.one_shot(selectors.balanced, 0.5),  # pyright: ignore[reportArgumentType]
+        "select_fn must be a selector, got balanced itself: pass",
+    ),
+    "a schedule's factory as ratio": (
+        lambda: ATTENT(TOP_K, schedules.linear),
+        "ratio must be a number or a schedule.*got linear itself: pass",
+    ),
+    "a constant's factory as interval": (
+        lambda: ATTENT(TOP_K, 0.5, schedules.constant),
+        "interval must be a schedule that jax can trace, got constant itself: pass",
+    ),
+    "a schedule with a Python if": (
+        lambda: ATTENT(TOP_K, lambda epoch: 0.5 if epoch < 3 else 0.7),
+        "ratio must be a schedule that jax can trace.*jnp.where",
+    ),
+    "a schedule of vectors": (
+        lambda: ATTENT(TOP_K, lambda epoch: jnp.ones(2)),
+        "ratio must be a number or a schedule",
+    ),
+    "a transform's factory": (
+        lambda: ATTENT(TOP_K, 0.5, score_transform=scores.standardize),  # pyright: ignore[reportArgumentType]
+        "score_transform must be a ScoreTransform, got standardize itself: pass",
+    ),
+    "a chain of factories": (
+        lambda: scores.chain(scores.ema(0.5), scores.standardize),  # pyright: ignore[reportArgumentType]
+        r"transforms\[1\] must be a ScoreTransform, got standardize itself: pass",
+    ),
+    "a teacher of too large a pool": (
+        lambda: TEACHER.init(2**31),
+        "num_examples must be at most 2147483647, got 2147483648: pass",
+    ),
+    "a dict of scores": (
+        lambda: TEACHER.update(KEY, TEACHER.init(4), {"loss": POOL}),  # pyright: ignore[reportArgumentType]
+        r"scores must be an array of shape \[pool\], got dict: pass one",
+    ),
     "selector not called": (
         lambda: ATTENT("top_k", 0.5),  # pyright: ignore[reportArgumentType]
         "select_fn must be a selector, got 'top_k': pass e.g.",
@@ -260,6 +313,58 @@ CASES = {
     ),
     "decay above 1": (lambda: scores.ema(1.5), r"decay.*\[0, 1\], got 1.5: choose"),
     "decay 1": (lambda: scores.ema(1.0), "decay is 1, .*: lower it"),
+    "a table of too large a pool": (
+        lambda: scores.ScoreTable.init(2**31),
+        "num_examples must be at most 2147483647, got 2147483648: pass",
+    ),
+    "a table's decay of 1": (
+        lambda: scores.ScoreTable.init(4, decay=1.0),
+        "decay is 1, .*: lower it",
+    ),
+    "the mean loss for the losses": (
+        lambda: TABLE.update(np.arange(2), jnp.array(1.0), np.ones(2)),
+        r"losses must have shape \(2,\), as ids, got \(\): .*info.losses, not",
+    ),
+    "losses of another batch": (
+        lambda: TABLE.update(np.arange(2), jnp.ones(3)),
+        r"losses must have shape \(2,\), as ids, got \(3,\): pass the loss of each",
+    ),
+    "weights of another batch": (
+        lambda: TABLE.update(np.arange(2), jnp.ones(2), np.ones(3)),
+        r"weights must have shape \(2,\), as ids, got \(3,\): pass",
+    ),
+    "an id beyond the pool": (
+        lambda: TABLE.update(np.array([1, 4]), jnp.ones(2)),
+        "ids must be between 0 and 3 for a table of 4 examples, got 4: make",
+    ),
+    "an id before the pool, in a jax array": (
+        lambda: TABLE.update(jnp.array([-1, 2]), jnp.ones(2)),
+        "ids must be between 0 and 3 .*, got -1: make",
+    ),
+    "an id beyond the pool, in a list": (
+        lambda: TABLE.update([4], [1.0]),
+        "ids must be between 0 and 3 .*, got 4: make",
+    ),
+    "one id": (
+        lambda: TABLE.update(3, 1.0),
+        r"ids must be integers of shape \[batch\], got int64 of shape \(\): pass",
+    ),
+    "ids that are not integers": (
+        lambda: TABLE.update(jnp.ones(2), jnp.ones(2)),
+        r"ids must be integers of shape \[batch\], got float32 of shape \(2,\): pass",
+    ),
+    "a float0 parameter": (
+        lambda: scores.gradient_norm(per_example)(
+            {"a": jnp.ones(2), "b": np.zeros(2, jax.dtypes.float0)}, None, BATCH
+        ),
+        "params leaf 'b' is float0, which has no gradient: freeze it with trainable=",
+    ),
+    "a frozen leaf that does not exist": (
+        lambda: scores.gradient_norm(per_example, trainable={"c": False})(
+            {"a": jnp.ones(2)}, None, BATCH
+        ),
+        "trainable=.* does not fit params",
+    ),
     "quantile 0": (lambda: scores.trim_top(0), r"quantile.*\(0, 1\], got 0: choose"),
     # pools, training
     "empty arrays": (

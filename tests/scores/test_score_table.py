@@ -74,3 +74,55 @@ def test_half_precision_losses_do_not_change_the_table():
     table = ScoreTable.init(2).update(jnp.array([0]), jnp.array([1.5], jnp.bfloat16))
     assert table.losses.dtype == jnp.float32
     np.testing.assert_array_equal(table.scores, [1.5, 1.5])
+
+
+def test_decay_belongs_to_the_table():
+    table = ScoreTable.init(2, decay=0.9)
+    for loss in (1.0, 2.0):
+        table = jax.jit(ScoreTable.update)(table, jnp.array([0]), jnp.array([loss]))
+    np.testing.assert_allclose(table.losses[0], 1.1, rtol=1e-6)
+    latest = ScoreTable.init(1, decay=0).update([0], [5.0]).update([0], [3.0])
+    np.testing.assert_array_equal(latest.scores, [3.0])
+
+
+def test_ids_of_every_integer_type_are_taken():
+    for dtype in (np.uint8, np.int8, np.int16, np.uint32, np.int64):
+        table = ScoreTable.init(300).update(np.array([2, 7], dtype), np.ones(2))
+        assert np.flatnonzero(np.isfinite(table.losses)).tolist() == [2, 7]
+
+
+def test_traced_ids_outside_the_pool_are_dropped_and_do_not_wrap():
+    ids, losses = jnp.array([-1, 4, 1, -5, 2**31 - 1]), jnp.ones(5)
+    table = jax.jit(ScoreTable.update)(ScoreTable.init(4), ids, losses)
+    np.testing.assert_array_equal(table.losses, [np.inf, 1, np.inf, np.inf])
+    with jax.enable_x64(True):  # as 32 bits, 1 and 2
+        table = ScoreTable.init(4)
+        table = jax.jit(ScoreTable.update)(
+            table, jnp.array([2**32 + 1, 2**64 - 2**32 + 2], jnp.uint64), jnp.ones(2)
+        )
+        np.testing.assert_array_equal(table.losses, np.full(4, np.inf))
+
+
+def test_of_duplicate_ids_one_loss_is_recorded():
+    table = ScoreTable.init(2).update(jnp.array([1, 1]), jnp.array([3.0, 5.0]))
+    assert float(table.losses[1]) in (3.0, 5.0)  # not their sum or mean
+
+
+def test_a_donated_table_is_updated_in_place():
+    table = ScoreTable.init(1000)
+    update = jax.jit(ScoreTable.update, donate_argnums=0)
+    table = update(table, jnp.array([0]), jnp.array([1.0]))
+    buffer = table.losses.unsafe_buffer_pointer()
+    table = update(table, jnp.array([1]), jnp.array([2.0]))
+    assert table.losses.unsafe_buffer_pointer() == buffer
+    np.testing.assert_array_equal(table.losses[:3], [1, 2, np.inf])
+
+
+def test_jax_debug_nans_and_check_tracer_leaks_report_nothing():
+    with jax.debug_nans(True), jax.checking_leaks():
+        table = ScoreTable.init(3)
+        assert np.isfinite(table.scores).all()
+        losses = np.array([np.nan, 1.0], np.float32)
+        table = jax.jit(ScoreTable.update)(table, np.array([0, 1]), losses)
+        table = table.update([0, 1], [np.inf, 2.0])
+        np.testing.assert_allclose(table.scores, [1.7, 1.7, 1.7], rtol=1e-6)

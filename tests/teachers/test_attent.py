@@ -9,7 +9,8 @@ import pytest
 
 from attent_jax import teachers
 from attent_jax.schedules import linear
-from attent_jax.selectors import top_k
+from attent_jax.scores import ema, trim_top
+from attent_jax.selectors import gumbel_top_k, mix_uniform, top_k
 from attent_jax.teachers import attent, one_shot, recommended
 
 
@@ -53,7 +54,24 @@ def test_the_hardest_are_taught_until_the_interval_is_over():
     ]
 
 
-def test_one_shot_keeps_its_selection_for_good():
+def test_the_score_transform_is_applied_before_the_selection():
+    teacher = attent(top_k(), 0.5, 1, 0, score_transform=trim_top(0.75))
+    state, _ = teacher.update(jax.random.key(0), teacher.init(4), jnp.arange(4.0))
+    assert taught(state) == {1, 2}  # 3 is trimmed
+
+
+def test_the_score_transform_averages_over_selections_not_over_epochs():
+    teacher = attent(top_k(), 0.25, 2, 0, score_transform=ema(0.5))
+    state = teacher.init(4)
+    rows = [[8.0, 0, 0, 7], [0.0, 99, 0, 0], [0.0, 0, 3, 0], [0.0, 99, 0, 0]]
+    for epoch, row in enumerate(rows):
+        state, _ = teacher.update(jax.random.key(epoch), state, jnp.array(row))
+        assert taught(state) == {0}
+    # epochs 0 and 2 only; the 99 of epochs 1 and 3 would win
+    np.testing.assert_array_equal(state.score_transform.average, [4, 0, 1.5, 3.5])
+
+
+def test_one_shot_keeps_its_selection():
     teacher = one_shot(top_k(), 0.5)
     state = teacher.init(4)
     state, _ = teacher.update(jax.random.key(0), state, jnp.zeros(4))
@@ -64,7 +82,7 @@ def test_one_shot_keeps_its_selection_for_good():
     assert taught(state) == {0, 1}
 
 
-def test_a_fractional_epoch_is_a_uniform_draw_blind_to_the_scores():
+def test_a_fractional_epoch_is_a_uniform_draw_that_does_not_read_the_scores():
     teacher = attent(top_k(), 0.2, 1, 0.5, num_epochs=3, num_final_epochs=0.5)
     counts = np.zeros(8)
     for seed in range(100):
@@ -80,7 +98,7 @@ def test_a_fractional_epoch_is_a_uniform_draw_blind_to_the_scores():
     assert (np.abs(counts - 100) < 28).all()
 
 
-def test_info_tells_ratio_and_interval_of_the_epoch():
+def test_info_reports_ratio_and_interval_of_the_epoch():
     teacher = attent(
         top_k(),
         linear(0.2, 0.6, 4),
@@ -126,3 +144,35 @@ def test_recommended_teaches_mostly_but_not_only_the_highest_losses():
     num_high = int((ids < 300).sum())
     # 210 drawn ∝ loss, almost all high; 90 uniform over a rest of 790, 90 of it high
     assert 202 <= num_high <= 236
+
+
+def test_recommended_draws_in_proportion_to_losses_that_are_not_negative():
+    losses = jax.random.exponential(jax.random.key(1), (200,))
+    soft = gumbel_top_k(1.0)
+
+    def by_log(rng, scores, num_selected):
+        return soft(rng, jnp.log(scores), num_selected)
+
+    by_hand = attent(mix_uniform(by_log, 0.3), 0.3, num_warmup_epochs=0.5)
+    states = []
+    for teacher in (recommended(), by_hand):
+        state = teacher.init(200)
+        for epoch in range(3):
+            state, _ = teacher.update(jax.random.key(epoch), state, losses)
+        states.append(state)
+    jax.tree.map(np.testing.assert_array_equal, *states)  # bit for bit
+
+
+def test_recommended_subtracts_the_least_loss_where_it_is_negative():
+    # the log of a negative loss is NaN, which would make every selection uniform
+    losses = jax.random.randint(jax.random.key(2), (200,), 0, 50).astype(jnp.float32)
+    losses = losses.at[7].set(0.0).at[8].set(jnp.inf).at[9].set(jnp.nan)
+    states = []
+    for scores in (losses, losses - 30):
+        teacher = recommended()
+        state = teacher.init(200)
+        for epoch in range(2):
+            state, _ = teacher.update(jax.random.key(epoch), state, scores)
+        states.append(state)
+    assert 8 in taught(states[0])
+    jax.tree.map(np.testing.assert_array_equal, states[0], states[1])
