@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from attent_jax._factories import recipe
@@ -30,6 +31,9 @@ Rng = jax.Array | None
 
 Scores = Float[Array, "pool"]
 """One score per example. NaN: no score, taught last."""
+
+ScoresLike = Float[Array | np.ndarray, "pool"]
+"""Scores as an argument: a jax or NumPy array of any float type."""
 
 Schedule = Callable[[Any], Any]
 """`(step) -> value`, of a step or an epoch: a Python number or a traced array. Any
@@ -151,7 +155,7 @@ class Teacher(NamedTuple):
     needs_scores: Callable[[TeacherState], Bool[Array, ""]]
     """`(state) -> []` whether the next `update` reads its scores."""
     update: Callable[
-        [jax.Array, TeacherState, Scores], tuple[TeacherState, TeacherInfo]
+        [jax.Array, TeacherState, ScoresLike], tuple[TeacherState, TeacherInfo]
     ]
     """`(rng, state, scores[pool]) -> (state, info)`"""
 

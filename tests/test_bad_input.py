@@ -195,7 +195,7 @@ CASES = {
         "select_fn must be a selector, got balanced itself: pass",
     ),
     "a schedule's factory as ratio": (
-        lambda: ATTENT(TOP_K, schedules.linear),
+        lambda: ATTENT(TOP_K, schedules.linear),  # pyright: ignore[reportArgumentType]
         "ratio must be a number or a schedule.*got linear itself: pass",
     ),
     "a constant's factory as interval": (

@@ -3,6 +3,7 @@
 import inspect
 import pickle
 import pydoc
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ every_teacher = pytest.mark.parametrize(
 )
 
 
-def curriculum(teacher: Teacher, rngs=RNGS, scores=SCORES) -> list[TeacherState]:
+def curriculum(teacher: Teacher, rngs=RNGS, scores: Any = SCORES) -> list[TeacherState]:
     states = [teacher.init(POOL_SIZE)]
     for rng, row in zip(rngs, scores, strict=True):
         states.append(teacher.update(rng, states[-1], row)[0])
@@ -189,7 +190,7 @@ def test_numpy_arrays_and_lists_of_scores_give_the_same_curriculum(teacher):
 
 @every_teacher
 def test_a_score_table_in_place_of_its_scores_is_refused(teacher):
-    table = ScoreTable.init(POOL_SIZE)
+    table: Any = ScoreTable.init(POOL_SIZE)
     with pytest.raises(TypeError, match="scores is a ScoreTable: pass"):
         teacher.update(RNGS[0], teacher.init(POOL_SIZE), table)
 
