@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jaxtyping
 import pytest
 
+import attent_jax
 from attent_jax.scores import masked_mean
 
 ROOT = Path(__file__).parent.parent
@@ -77,3 +78,58 @@ def test_array_annotations_are_checked_while_testing():
     # else every annotation could lie
     with pytest.raises(jaxtyping.TypeCheckError):
         masked_mean(jnp.ones((2, 3), jnp.int32))
+
+
+def loaded_by(program: str) -> list[str]:
+    """Which of the optional packages a program loads."""
+    heavy = ("flax", "orbax", "grain", "tensorstore", "hypothesis", "beartype")
+    program = f"{program}\nimport sys; print([n for n in {heavy} if n in sys.modules])"
+    finished = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT
+    )
+    assert finished.returncode == 0, finished.stderr
+    return ast.literal_eval(finished.stdout.strip().splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("program", "loaded"),
+    [
+        ("import attent_jax; dir(attent_jax)", []),
+        (
+            "from attent_jax import data, distributed, schedules, scores, selectors\n"
+            "from attent_jax import teachers, training, typing",
+            [],
+        ),
+        ("import attent_jax; attent_jax.models.VisionTransformer", ["flax"]),
+        ("from attent_jax.models import VisionTransformer", ["flax"]),
+        ("from attent_jax import checkpointing", ["orbax", "tensorstore"]),
+        # nothing is read ahead, so nothing needs grain
+        (
+            "import numpy as np; from attent_jax import data\n"
+            "data.take(data.SourcePool([1, 2]), np.array([0]))",
+            [],
+        ),
+    ],
+)
+def test_flax_orbax_and_grain_are_loaded_when_first_used(program, loaded):
+    found = loaded_by(program)
+    # orbax may bring others of them along
+    assert set(loaded) <= set(found)
+    assert loaded or found == []
+    assert "grain" not in found
+
+
+def test_the_library_lists_what_it_loads_later():
+    assert {"checkpointing", "models", "data"} <= set(dir(attent_jax))
+    assert set(attent_jax.__all__) <= set(dir(attent_jax))
+    with pytest.raises(AttributeError, match="no attribute 'modles'"):
+        _ = attent_jax.modles  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_importing_the_library_touches_no_device(monkeypatch):
+    # else jax.distributed.initialize would come too late
+    monkeypatch.setenv("JAX_PLATFORMS", "none_such")
+    assert loaded_by(
+        "from attent_jax import checkpointing, data, distributed, models, schedules\n"
+        "from attent_jax import scores, selectors, teachers, training"
+    )

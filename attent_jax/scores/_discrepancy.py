@@ -152,11 +152,13 @@ def ntk_guided(
         def outputs_of(trained):
             return apply_fn(merge_params(trained, frozen), rng, batch)
 
-        outputs, pull_back = jax.vjp(outputs_of, trained)
+        # One forward pass for both products: of two, XLA merges them on one device but
+        # not always on a mesh.
+        outputs, push_forward = jax.linearize(outputs_of, trained)
+        pull_back = jax.linear_transpose(push_forward, trained)
         gradient = _output_gradient(output_loss_fn, outputs, batch) / len(outputs)
         (direction,) = pull_back(gradient)
-        _, moved = jax.jvp(outputs_of, (trained,), (direction,))
-        return _norm(moved, batch)
+        return _norm(push_forward(direction), batch)
 
     return score
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from attent_jax._checks import check_count, check_per_example, leading_size
 from attent_jax._factories import described
@@ -26,7 +27,8 @@ def gradient_norm(
       loss_fn: `(params, rng, batch) -> [batch]`. The loss of an example must not
         depend on the others of the batch.
       microbatch_size: how many examples' gradients are held in memory at once. None:
-        those of the whole batch.
+        those of the whole batch. On a mesh choose a multiple of the number of devices,
+        which then share each microbatch.
       trainable: which parameters θ are: True for all, a pytree prefix of bools, or a
         function of a leaf's path; see `training.partition_params`.
 
@@ -65,7 +67,19 @@ def gradient_norm(
             return jnp.sqrt(sum(map(_squared_norm, gradients)))
 
         num_examples = leading_size("batch", batch)
-        return jax.lax.map(norm, batch, batch_size=microbatch_size or num_examples)
+        size = min(microbatch_size or num_examples, num_examples)
+        num_microbatches = -(-num_examples // size)
+        # Microbatch m takes rows m, m + num_microbatches, ...: every device of a mesh
+        # that splits the batch has a part of each.
+        ids = np.minimum(np.arange(size * num_microbatches), num_examples - 1)
+
+        def in_microbatches(leaf):
+            padded = leaf if len(ids) == num_examples else leaf[ids]
+            split = padded.reshape(size, num_microbatches, *padded.shape[1:])
+            return jnp.moveaxis(split, 1, 0)
+
+        norms = jax.lax.map(jax.vmap(norm), jax.tree.map(in_microbatches, batch))
+        return jnp.moveaxis(norms, 0, 1).reshape(-1)[:num_examples]
 
     return score
 
