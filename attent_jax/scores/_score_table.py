@@ -159,7 +159,7 @@ def _check_ids(ids: Any, num_examples: int) -> None:
     """Refuse ids outside the pool, where they can be read without waiting."""
     if isinstance(ids, jax.Array) and not _is_on_host(ids):
         return
-    ids = np.asarray(ids)
+    ids = np.asarray(jax.device_get(ids))
     outside = ids[(ids < 0) | (ids >= num_examples)]
     if outside.size:
         raise ValueError(
