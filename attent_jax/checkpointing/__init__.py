@@ -1,6 +1,6 @@
-"""Checkpoints: all that a run needs to go on as if it had never stopped."""
+"""Checkpoints: all that a run needs to continue as if it had never stopped."""
 
 from attent_jax.checkpointing._checkpointer import Checkpoint, Checkpointer
-from attent_jax.checkpointing._errors import CheckpointError
+from attent_jax.checkpointing._files import CheckpointError
 
 __all__ = ["Checkpoint", "CheckpointError", "Checkpointer"]

@@ -1,4 +1,4 @@
-"""A run's checkpoints: what may be saved, which are its own, which are whole."""
+"""Save a run's whole state, and restore it only if it is intact and the same run's."""
 
 import contextlib
 import os
@@ -11,23 +11,31 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from attent_jax._checks import check_count, check_number
-from attent_jax.checkpointing._arrays import abstract, restored, stored, stored_as
-from attent_jax.checkpointing._checksums import check_same_everywhere, checksums_of
-from attent_jax.checkpointing._errors import CheckpointError, DamageError
-from attent_jax.checkpointing._files import read_arrays, read_record, write
-from attent_jax.checkpointing._folders import (
+from attent_jax.checkpointing._files import (
+    CheckpointError,
+    DamageError,
+    LastAndBest,
+    as_json,
     check_room,
     check_writable,
+    list_differences,
+    read_arrays,
+    read_record,
     remove_leftovers,
+    write,
 )
-from attent_jax.checkpointing._json_data import as_json, told_differences
 from attent_jax.checkpointing._leaves import (
     Leaf,
-    described,
+    abstract,
+    check_same_everywhere,
+    checksums_of,
+    describe_leaves,
     file_names,
     first_difference,
+    restored,
+    stored,
+    stored_as,
 )
-from attent_jax.checkpointing._retention import LastAndBest
 
 
 class Checkpoint(NamedTuple):
@@ -35,36 +43,37 @@ class Checkpoint(NamedTuple):
 
     step: int
     state: PyTree
-    """Of the target's structure, its arrays where the target's are."""
+    """With the target's structure, and its arrays where the target's are."""
     position: dict[str, Any]
-    """As JSON has it: tuples come back as lists."""
+    """As JSON returns it: tuples come back as lists."""
 
 
 class Checkpointer:
-    """Saves a run's whole state, and restores it only if it is that run's, unharmed.
+    """Saves a run's whole state, and verifies it when it is restored.
 
-    A save returns once the state is copied off the device, and is written meanwhile; a
-    killed one leaves nothing that looks like a checkpoint. Every leaf is stored with a
-    checksum, which is computed anew from what comes back.
+    `save` returns once the state is copied off the device, and writes it in the
+    background. A save that is killed leaves nothing that looks like a checkpoint. Every
+    leaf is stored with a checksum, which `restore` verifies.
 
-    Under several processes each calls every method. What one process holds alone
-    (numpy arrays, numbers, arrays on its own devices) must be the same on all.
+    With several processes, each calls every method. What one process holds by itself
+    (NumPy arrays, numbers, arrays on its own devices) must be the same on all.
 
     Args:
-      folder: where the checkpoints lie, for one run alone; made if it is not there.
-      target: a state to restore to, live or abstract (`jax.ShapeDtypeStruct`): any
-        pytree of arrays, typed keys, numpy arrays and Python numbers. Arrays come
-        back with the target's sharding, however many devices they were saved from;
-        where it has none, or is uncommitted, uncommitted on the default device.
-      identity: whose checkpoints these are, as JSON data: the configuration, the
-        pool's size and checksum, ... Those of another identity are refused.
-      keep_last: how many of the latest are kept; the best is kept besides.
+      folder: where the checkpoints of this one run are; made if it does not exist.
+      target: a state to restore to, concrete or abstract (`jax.ShapeDtypeStruct`): any
+        pytree of arrays, typed keys, NumPy arrays and Python numbers. Arrays come
+        back with the target's sharding, however many devices they were saved from.
+        Where the target has none, or is uncommitted, they come back uncommitted on the
+        default device.
+      identity: what identifies the run, as JSON data: the configuration, the pool's
+        size and checksum, ... Checkpoints of another identity are refused.
+      keep_last: how many of the latest checkpoints are kept, besides the best.
 
     Raises:
       CheckpointError: if the folder cannot be written, or has no room for what is
-        kept and one more in the making.
-      TypeError, ValueError: for a leaf that is no array or number, an identity that is
-        not JSON data, or a keep_last that is no integer >= 1.
+        kept and one checkpoint more.
+      TypeError, ValueError: for a leaf that is not an array or a number, an identity
+        that is not JSON data, or a keep_last that is not an integer >= 1.
 
     Example:
       >>> import tempfile, jax, jax.numpy as jnp
@@ -91,7 +100,7 @@ class Checkpointer:
     ):
         self._folder = Path(folder).absolute()
         self._identity = as_json("identity", identity)
-        self._leaves = described("target", target)
+        self._leaves = describe_leaves("target", target)
         leaves, self._treedef = jax.tree.flatten(target)
         likes = [abstract(leaf) for leaf in leaves]  # which hold no memory
         self._likes = dict(zip(file_names(self._leaves), likes, strict=True))
@@ -103,9 +112,9 @@ class Checkpointer:
             self._folder,
             options=ocp.CheckpointManagerOptions(preservation_policy=self._kept),
         )
-        self._step: int | None = None  # where the run is: saved or restored last
+        self._step: int | None = None  # saved or restored last
         for step in self._manager.all_steps():
-            # A damaged one is refused when it is asked for, not before.
+            # A damaged checkpoint is refused when it is asked for, not here.
             with contextlib.suppress(DamageError):
                 self._kept.rate(step, read_record(self._manager, step)["quality"])
 
@@ -119,21 +128,20 @@ class Checkpointer:
     ) -> None:
         """Save the state after `step` steps, in the background.
 
-        Going on from an older checkpoint leaves later ones behind: the first save
-        after `restore(step=...)` removes them. A step just saved or restored is not
-        saved again.
+        If an older checkpoint was restored, the first save after it removes the later
+        ones. A step that was just saved or restored is not saved again.
 
         Args:
-          step: how far the run is; rises from save to save.
-          state: of the target's structure, shapes and dtypes, on any devices.
-          position: what else the run must know, as JSON data: the epoch, the step in
-            it, the length of a log, ...
-          quality: how good the state is, higher is better; the best is kept, of equals
-            the newer. None or NaN: not known.
+          step: number of steps that the run has taken; must rise from save to save.
+          state: with the target's structure, shapes and dtypes, on any devices.
+          position: what else the run needs to continue, as JSON data: the epoch, the
+            step in it, the length of a log, ...
+          quality: how good the state is, higher is better. The best is kept, and of
+            equals the newer. None or NaN: not known.
 
         Raises:
           CheckpointError: if this or the previous save cannot be written, or the
-            folder has checkpoints and none was restored.
+            folder has checkpoints of which none was restored.
           TypeError, ValueError: for a state unlike the target, a position that is not
             JSON data, or a step before the last.
         """
@@ -142,7 +150,7 @@ class Checkpointer:
         if quality is not None:
             is_nan = bool(quality != quality)
             quality = None if is_nan else check_number("quality", quality)
-        leaves = described("state", state)
+        leaves = describe_leaves("state", state)
         if difference := first_difference(leaves, self._leaves):
             path, given, wanted = difference
             raise ValueError(
@@ -159,7 +167,7 @@ class Checkpointer:
         arrays = [stored(leaf) for leaf in jax.tree.leaves(state)]
         checksums = checksums_of(arrays)
         check_same_everywhere([leaf.path for leaf in leaves], checksums)
-        self._leave_later_behind()  # waits for the previous save, only now
+        self._remove_later()  # waits for the previous save, only now
         record = {
             "step": step,
             "identity": self._identity,
@@ -171,20 +179,20 @@ class Checkpointer:
             ],
         }
         remove_leftovers(self._folder)
-        # Orbax that cannot even make its folders takes five minutes to say so.
+        # If orbax cannot make its folders, its error comes after five minutes.
         check_writable(self._folder)
         self._kept.rate(step, quality)
-        with self._telling_failure(step):
+        with self._reporting_failure(step):
             write(self._manager, record, dict(zip(self._likes, arrays, strict=True)))
         self._step = step
 
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint, rising; waits for one in the making."""
+        """The steps that have a checkpoint, rising; waits for the last save."""
         self.wait()
         return sorted(self._manager.all_steps())
 
     def restore(self, step: int | None = None) -> Checkpoint | None:
-        """Read a checkpoint back, having checked all of it.
+        """Read a checkpoint, and verify all of it.
 
         Args:
           step: which of `steps()`. None: the newest.
@@ -193,9 +201,9 @@ class Checkpointer:
           The `Checkpoint`; None if there is none yet and no step was asked for.
 
         Raises:
-          CheckpointError: if it has another identity, or a structure, shape or dtype
-            that the target has not, or is damaged. Earlier ones are told, and never
-            taken unasked.
+          CheckpointError: if it has another identity, differs from the target in
+            structure, shape or dtype, or is damaged. The message lists earlier ones;
+            they are restored only if you ask for them.
         """
         steps = self.steps()
         if step is None and not steps:
@@ -206,7 +214,7 @@ class Checkpointer:
                 f"No checkpoint of step {step} in {self._folder}: ask for one of "
                 f"{steps}, or for None, the newest."
             )
-        with self._telling_damage(step):
+        with self._reporting_damage(step):
             record = read_record(self._manager, step)
             self._check_is_own(step, record["identity"])
             checksums = [entry.pop("checksum") for entry in record["leaves"]]
@@ -232,13 +240,13 @@ class Checkpointer:
         """Wait until the last save is written.
 
         Raises:
-          CheckpointError: if it could not be.
+          CheckpointError: if it could not be written.
         """
-        with self._telling_failure(self._step):
+        with self._reporting_failure(self._step):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait as `wait` does, and end; the `with` statement calls it."""
+        """Wait as `wait` does, and close; the `with` statement calls it."""
         try:
             self.wait()
         finally:
@@ -251,11 +259,11 @@ class Checkpointer:
         self.close()
 
     def _check_is_own(self, step: int, saved: Any) -> None:
-        if told := told_differences(saved, self._identity):
+        if differences := list_differences(saved, self._identity):
             raise CheckpointError(
                 f"The checkpoint of step {step} in {self._folder} is another run's: "
-                f"{told}. To go on with it set these as they were, else choose another "
-                f"folder."
+                f"{differences}. To continue that run, set these as they were; else "
+                f"choose another folder."
             )
 
     def _check_fits(self, step: int, saved: list[Leaf]) -> None:
@@ -264,23 +272,23 @@ class Checkpointer:
             raise CheckpointError(
                 f"The checkpoint of step {step} in {self._folder} does not fit: "
                 f"state{path} was saved as {was}, the target has {wanted}. Restore "
-                f"with the model and optimizer it was saved from, or start anew in "
+                f"with the model and optimizer it was saved from, or start again in "
                 f"another folder."
             )
 
-    def _leave_later_behind(self) -> None:
+    def _remove_later(self) -> None:
         steps = self.steps()
         if self._step is None and steps:
             raise CheckpointError(
                 f"folder {self._folder} has checkpoints of steps {steps}, and none was "
-                f"restored: restore() to go on with them, or choose another folder."
+                f"restored: call restore() to continue, or choose another folder."
             )
         for step in steps:
             if self._step is not None and step > self._step:
                 self._manager.delete(step)
 
     @contextlib.contextmanager
-    def _telling_damage(self, step: int) -> Iterator[None]:
+    def _reporting_damage(self, step: int) -> Iterator[None]:
         try:
             yield
         except DamageError as damage:
@@ -289,7 +297,7 @@ class Checkpointer:
                 f"Earlier ones are of steps {earlier}: "
                 f"ask with restore(step={earlier[-1]})"
                 if earlier
-                else "There is no earlier one: start anew in another folder"
+                else "There is no earlier one: start again in another folder"
             )
             raise CheckpointError(
                 f"The checkpoint of step {step} in {self._folder} is damaged: "
@@ -297,7 +305,7 @@ class Checkpointer:
             ) from damage
 
     @contextlib.contextmanager
-    def _telling_failure(self, step: int | None) -> Iterator[None]:
+    def _reporting_failure(self, step: int | None) -> Iterator[None]:
         try:
             yield
         except Exception as error:

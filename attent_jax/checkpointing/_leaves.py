@@ -1,13 +1,17 @@
-"""Leaves as the record and the messages tell them."""
+"""Leaves of a state: described, stored as arrays, checksummed and restored."""
 
 import re
 import reprlib
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, Sharding
 from jaxtyping import PyTree
 
 NUMBERS = bool, int, float, complex
@@ -25,8 +29,8 @@ class Leaf(NamedTuple):
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
 
 
-def described(name: str, tree: PyTree) -> list[Leaf]:
-    """The leaves of the argument `name`; refuses what is no array or number."""
+def describe_leaves(name: str, tree: PyTree) -> list[Leaf]:
+    """The leaves of the argument `name`; refuses what is not an array or a number."""
     return [
         _describe(name, jax.tree_util.keystr(path), leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -53,7 +57,7 @@ def _describe(name: str, path: str, leaf: Any) -> Leaf:
 
 
 def file_names(leaves: list[Leaf]) -> list[str]:
-    """What the leaves are called on disk: their numbers, with what can be read."""
+    """The leaves' names on disk: their numbers and a readable form of their paths."""
     return [
         re.sub(r"\W+", "_", f"{i}{leaf.path}", flags=re.ASCII).strip("_")
         for i, leaf in enumerate(leaves)
@@ -63,13 +67,151 @@ def file_names(leaves: list[Leaf]) -> list[str]:
 def first_difference(
     saved: list[Leaf], wanted: list[Leaf]
 ) -> tuple[str, str, str] | None:
-    """The path, and what is there in the one and in the other."""
-    told_saved = {leaf.path: str(leaf) for leaf in saved}
-    told_wanted = {leaf.path: str(leaf) for leaf in wanted}
-    for path in {**told_wanted, **told_saved}:
-        told = told_saved.get(path, "nothing"), told_wanted.get(path, "nothing")
-        if told[0] != told[1]:
-            return path, *told
-    if list(told_saved) != list(told_wanted):
-        return "", f"in the order {list(told_saved)}", f"{list(told_wanted)}"
+    """The path of the first leaf that differs, and what it is in both."""
+    in_saved = {leaf.path: str(leaf) for leaf in saved}
+    in_wanted = {leaf.path: str(leaf) for leaf in wanted}
+    for path in {**in_wanted, **in_saved}:
+        found = in_saved.get(path, "nothing"), in_wanted.get(path, "nothing")
+        if found[0] != found[1]:
+            return path, *found
+    if list(in_saved) != list(in_wanted):
+        return "", f"in the order {list(in_saved)}", f"{list(in_wanted)}"
     return None
+
+
+def abstract(leaf: Any) -> Any:
+    """A leaf without its memory: all that restoring needs of it."""
+    if isinstance(leaf, jax.Array):
+        sharding = leaf.sharding if leaf.committed else None
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    if isinstance(leaf, np.ndarray):
+        return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+    return leaf
+
+
+def stored(leaf: Any) -> jax.Array | np.ndarray:
+    """The array that is written for a leaf."""
+    if not isinstance(leaf, jax.Array):
+        array = np.asarray(leaf)
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
+    if _is_key(leaf):
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(leaf) if is_held_alone(leaf.sharding) else leaf
+
+
+def stored_as(like: Any) -> jax.ShapeDtypeStruct:
+    """The shape and dtype of the array that is written for an abstract leaf."""
+    if not isinstance(like, jax.ShapeDtypeStruct):
+        array = np.asarray(like)
+        return jax.ShapeDtypeStruct(array.shape, array.dtype.newbyteorder("="))
+    return jax.eval_shape(jax.random.key_data, like) if _is_key(like) else like
+
+
+def restored(like: Any, array: jax.Array | np.ndarray, *, weak_type: bool) -> Any:
+    """The leaf that was written as `array`, with the type and place of `like`."""
+    if type(like) in NUMBERS:
+        return type(like)(array[()])
+    if not isinstance(like, jax.ShapeDtypeStruct):
+        return array if isinstance(like, np.ndarray) else array[()]
+    placed = jax.device_put(array, like.sharding)
+    if _is_key(like):
+        return jax.random.wrap_key_data(placed, impl=_key_impl(like))
+    return _as_weak_type(placed, like.sharding) if weak_type else placed
+
+
+def is_held_alone(sharding: Sharding) -> bool:
+    """Whether one of several processes holds the array by itself.
+
+    Orbax takes arrays that the processes hold together, or NumPy arrays that are the
+    same on all.
+    """
+    return jax.process_count() > 1 and sharding.is_fully_addressable
+
+
+def _as_weak_type(array: jax.Array, sharding: Sharding | None) -> jax.Array:
+    # A strong type would promote other arrays, and compile functions again.
+    zero = jnp.asarray({"i": 0, "f": 0.0, "c": 0j}.get(array.dtype.kind, False))
+    weak = jax.device_put(jnp.broadcast_to(zero, array.shape), sharding)
+    return weak.at[...].set(array) if zero.dtype == array.dtype else array
+
+
+def _is_key(leaf: jax.Array | jax.ShapeDtypeStruct) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _key_impl(like: jax.ShapeDtypeStruct) -> Any:
+    impls = []  # from a traced key, as key_impl does not take an abstract one
+    jax.eval_shape(lambda key: impls.append(jax.random.key_impl(key)), like)
+    return impls[0]
+
+
+def checksums_of(arrays: Sequence[jax.Array | np.ndarray]) -> list[int]:
+    """Of each array: the sum of bits[i] · (2i + 1), modulo 2^32.
+
+    It is computed where the array is. The factors are odd, so that a change of any one
+    entry changes the sum, which is the same in any order and over any shards.
+    """
+    by_devices = defaultdict(list)  # a jitted function takes one set of devices
+    for i, array in enumerate(arrays):
+        by_devices[_devices(array)].append(i)
+    checksums = [0] * len(arrays)
+    for members in by_devices.values():
+        summed = _weighted_sums([_countable(arrays[i]) for i in members])
+        for i, checksum in zip(members, jax.device_get(summed), strict=True):
+            checksums[i] = int(checksum)
+    return checksums
+
+
+def check_same_everywhere(paths: list[str], checksums: list[int]) -> None:
+    """Refuse a state that differs between processes."""
+    if jax.process_count() == 1:
+        return
+    found = multihost_utils.process_allgather(np.array(checksums, np.uint32))
+    for path, values in zip(paths, np.asarray(found).T, strict=True):
+        if len(set(values.tolist())) > 1:
+            raise ValueError(
+                f"state{path} differs between processes: make it the same on all, "
+                f"or one array over the devices of all."
+            )
+
+
+def _devices(array: jax.Array | np.ndarray) -> Any:
+    if isinstance(array, np.ndarray) or not array.committed:
+        return None
+    if isinstance(array.sharding, NamedSharding):
+        return array.sharding.mesh
+    return tuple(array.sharding.devices_indices_map(array.shape))
+
+
+def _countable(array: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+    """The array, or its words where JAX would round it (float64, if not enabled)."""
+    if isinstance(array, np.ndarray) and array.dtype.itemsize >= 8:
+        return array.reshape(-1).view(np.uint32)
+    return array
+
+
+@jax.jit
+def _weighted_sums(arrays: list[jax.Array]) -> list[jax.Array]:
+    return [_weighted_sum(_bits(array)) for array in arrays]
+
+
+def _weighted_sum(bits: jax.Array) -> jax.Array:
+    index, stride = jnp.zeros(bits.shape, jnp.uint32), 1
+    for axis in reversed(range(bits.ndim)):  # without a reshape, which moves shards
+        position = lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+        index += position * np.uint32(stride % 2**32)
+        stride *= bits.shape[axis]
+    return jnp.sum(bits.astype(jnp.uint32) * (2 * index + 1), dtype=jnp.uint32)
+
+
+def _bits(array: jax.Array) -> jax.Array:
+    dtype = array.dtype
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return _bits(jnp.stack([array.real, array.imag], axis=-1))
+    if dtype == jnp.bool_:
+        return array
+    info = jnp.finfo if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo
+    if info(dtype).bits < 8:
+        return _bits(array.astype(jnp.float32))
+    size = min(dtype.itemsize, 4)  # float64 becomes two words of 32 bits
+    return lax.bitcast_convert_type(array, jnp.dtype(f"uint{8 * size}"))

@@ -23,7 +23,7 @@ class EpochBatch(NamedTuple):
     """`[batch]` the examples' ids; on the host, and whole on every process."""
     batch: Batch
     """The examples, leaves `[batch, ...]`."""
-    weights: Float[np.ndarray, "batch"] | Float[Array, "batch"]
+    weights: Float[Array | np.ndarray, "batch"]
     """`[batch]` the selection's loss weights; 0 for the last batch's padding."""
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
@@ -88,7 +89,7 @@ def make_train_step(
     num_microbatches: int = 1,
     axis_name: AxisName = None,
 ) -> Callable[
-    [TrainState, jax.Array | None, Batch, Float[Array, "batch"]],
+    [TrainState, jax.Array | None, Batch, Float[Array | np.ndarray, "batch"]],
     tuple[TrainState, TrainInfo],
 ]:
     """Compile a step on Σ w_i L_i / Σ w_i, the weighted mean over the global batch.

@@ -16,11 +16,13 @@ import optax
 from jax.sharding import Mesh
 
 from attent_jax import data, distributed, schedules, scores, selectors, teachers
+from attent_jax.data import ArrayPool
 from attent_jax.training import init_train_state, make_train_step, score_pool
 from tests.distributed.recording_pool import RecordingPool
 from tests.families import examples, learner, loss_fn
 
 POOL_SIZE, BATCH_SIZE, NUM_EPOCHS, TEMPERATURE = 41, 8, 5, 0.7
+EVEN_POOL_SIZE = 40
 VARIABLES = ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")
 
 
@@ -61,7 +63,7 @@ def taught(mesh: Mesh | None) -> dict[str, Any]:
         teaching, _ = teacher.update(rng, teaching, pool_scores)
         selections.append(jax.device_get(teaching.selection))
         pool.taken.clear()
-        batches: Any = data.epoch_batches(
+        batches = data.epoch_batches(
             pool, teaching.selection, BATCH_SIZE, seed=epoch, sharding=sharding
         )
         for ids, batch, weights in batches:
@@ -69,7 +71,22 @@ def taught(mesh: Mesh | None) -> dict[str, Any]:
             table = table.update(ids, info.losses, weights)
             ids_of_steps.append(ids)
         taken.extend(pool.taken)
+    # Replicated above, as 41 scores have no equal parts; these are split.
+    even = score_pool(
+        score_fn,
+        state.params,
+        ArrayPool(examples(EVEN_POOL_SIZE)),
+        batch_size=10,
+        sharding=sharding,
+    )
+    assert even.is_fully_addressable == (jax.process_count() == 1)
+    even_selection = select(jax.random.key(8), even, 9)
+    split_batches = data.epoch_batches(
+        ArrayPool(np.arange(EVEN_POOL_SIZE)), even_selection, BATCH_SIZE, seed=0
+    )
     return {
+        "even_scores": np.asarray(gather(even)),
+        "even_ids": np.stack([batch.ids for batch in split_batches]),
         "indices": np.stack([selection.indices for selection in selections]),
         "num_selected": np.stack([selection.num_selected for selection in selections]),
         "ids": np.stack(ids_of_steps),

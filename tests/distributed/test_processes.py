@@ -101,10 +101,10 @@ every_number = pytest.mark.parametrize("num", [num for num, _, _ in LAYOUTS])
 @every_number
 def test_every_process_selects_and_learns_what_one_alone_does(found, expected, num):
     for one in found[num]:
-        for name in ("indices", "num_selected", "ids"):
+        for name in ("indices", "num_selected", "ids", "even_ids"):
             np.testing.assert_array_equal(one[name], expected[name])
-        for name in ("scores", "table", "w"):
-            np.testing.assert_allclose(one[name], expected[name], atol=1e-6, rtol=0)
+        for name in ("scores", "even_scores", "table", "w"):
+            np.testing.assert_allclose(one[name], expected[name], atol=1e-6, rtol=1e-6)
 
 
 @every_number

@@ -6,10 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from attent_jax.data import ArrayPool
+from attent_jax.data import ArrayPool, SourcePool
+from attent_jax.data._fetch import fetch_batches
 from attent_jax.scores import loss
 from attent_jax.training import score_pool
 from tests.compilations import compilations
+from tests.data.sources import CountingSource, OwnPool, timeout_is_failure
 from tests.families import examples, learner, loss_fn
 
 SCORE = loss(loss_fn)
@@ -86,3 +88,47 @@ def test_no_more_than_a_few_batches_are_held_at_once():
     score_pool(lambda p, r, batch: batch[:, 0], None, pool, batch_size=2)
     assert len(held) == 32
     assert max(held) <= 8
+
+
+def test_threads_read_as_many_batches_at_once_as_the_pool_says():
+    source = CountingSource(24, num_threads=3)
+    pool = SourcePool(source, num_threads=3)
+    with timeout_is_failure():
+        scores = score_pool(lambda p, r, batch: batch, None, pool, batch_size=1)
+    assert sorted(source.read) == scores.tolist() == list(range(24))
+
+
+def test_a_pool_of_ones_own_needs_a_length_and_take_alone():
+    pool = OwnPool(np.arange(10, dtype=np.float32))
+    scores = score_pool(lambda p, r, batch: batch, None, pool, batch_size=4)
+    assert scores.tolist() == list(range(10))
+    assert len(pool.taken) == 3
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_no_more_is_read_ahead_than_the_threads_can_use(num_threads):
+    class Counting(OwnPool):
+        def take(self, ids):
+            taken.append(ids)
+            return super().take(ids)
+
+    taken: list[np.ndarray] = []
+    pool = Counting(np.zeros(600, np.float32))
+    setattr(pool, "num_threads", num_threads)  # noqa: B010
+    batches = fetch_batches(pool, lambda i: np.array([i]), 600, 1, None)
+    for number in range(50):
+        next(batches)
+        assert len(taken) <= number + 1 + 2 * num_threads
+
+
+def test_the_error_of_a_pool_comes_through_the_threads():
+    class Broken(OwnPool):
+        num_threads = 2
+
+        def take(self, ids):
+            if 5 in ids:
+                raise OSError("example 5 is lost")
+            return super().take(ids)
+
+    with pytest.raises(OSError, match="example 5 is lost"):
+        score_pool(lambda p, r, batch: batch, None, Broken(np.ones(10)), batch_size=2)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, PyTree
@@ -62,7 +63,7 @@ def make_selective_train_step(
     sharding: NamedSharding | None = None,
     axis_name: AxisName = None,
 ) -> Callable[
-    [TrainState, jax.Array | None, Batch, Float[Array, "batch"]],
+    [TrainState, jax.Array | None, Batch, Float[Array | np.ndarray, "batch"]],
     tuple[TrainState, SelectiveTrainInfo],
 ]:
     """Compile a step that trains on `num_selected` rows of each batch it is given.
