@@ -15,7 +15,6 @@ from attent_jax.training.selective._row_values import (
     Operation,
     Origin,
     Value,
-    changed_axes,
     mixed,
     names,
     rows_created,
@@ -58,7 +57,7 @@ class Variables:
     def define(self, ones: Any, twos: Any) -> None:
         if len(ones) != len(twos):
             raise RowsNotIndependent(
-                f"it has {len(ones)} values at a point where it has {len(twos)} for "
+                f"it computes {len(ones)} values where it computes {len(twos)} for "
                 f"another number of rows"
             )
         self._twins.update(zip(ones, twos, strict=True))
@@ -137,24 +136,22 @@ def is_closed(program: Program) -> bool:
     return open_program(program) is not program
 
 
-def constant_value(one: Any, two: Any, sizes: tuple[int, int]) -> Value:
-    """What is known of a constant, by its values in both programs."""
-    if isinstance(one, Tracer) or isinstance(two, Tracer):
-        if one is two:
-            return SHARED
-        return mixed("a value from outside of the loss differs between two traces")
+def constant_value(one: Any, two: Any, sizes: tuple[int, int], user: Any) -> Value:
+    """What is known of a constant of `user`, by its values in both programs."""
     if one is not two:
+        if isinstance(one, Tracer) or isinstance(two, Tracer):
+            return mixed(f"{user} has a value from outside that differs between traces")
         a, b = (
             np.asarray(jax.random.key_data(x) if _is_key(x) else x) for x in (one, two)
         )
         if a.shape != b.shape or a.dtype != b.dtype:
-            return _constant_with_rows(a, b, sizes)
+            return _constant_with_rows(a, b, sizes, user)
         if a.tobytes() != b.tobytes():  # NaN is not equal to itself
             return mixed(
-                "it has a constant that depends on the number of rows, or changes from "
-                "trace to trace (pass what belongs to the examples with the batch)"
+                f"{user} has a constant that depends on the number of rows or changes "
+                f"from trace to trace"
             )
-    if np.size(one) != 1 or _is_key(one):
+    if isinstance(one, Tracer) or np.size(one) != 1 or _is_key(one):
         return SHARED
     number = np.asarray(one).item()
     return SHARED._replace(constant=number) if number else ZERO
@@ -165,7 +162,9 @@ def _is_key(constant: Any) -> bool:
     return jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
-def _constant_with_rows(a: np.ndarray, b: np.ndarray, sizes: tuple[int, int]) -> Value:
+def _constant_with_rows(
+    a: np.ndarray, b: np.ndarray, sizes: tuple[int, int], user: Any
+) -> Value:
     """A NumPy array of the batch's size: alike in all rows, or numbering them."""
     rows = rows_created(a.shape, b.shape, sizes) if a.dtype == b.dtype else None
     if rows is not None and rows.block == 1:
@@ -175,9 +174,8 @@ def _constant_with_rows(a: np.ndarray, b: np.ndarray, sizes: tuple[int, int]) ->
             return Value(Origin.SHARED if first.any() else Origin.ZERO, rows)
         if a.ndim == 1 and all((v == np.arange(len(v))).all() for v in (a, b)):
             return Value(Origin.PLACE, rows)
-    axes = changed_axes(a.shape, b.shape)
     return mixed(
-        f"it has a constant of shape {a.shape} for {sizes[0]} rows and {b.shape} for "
-        f"{sizes[1]}{'' if axes else ', of another type'} (pass what belongs to the "
-        f"examples with the batch)"
+        f"{user} has a constant {a.dtype}{list(a.shape)} for {sizes[0]} rows and "
+        f"{b.dtype}{list(b.shape)} for {sizes[1]} (pass what belongs to the examples "
+        f"with the batch)"
     )

@@ -67,7 +67,7 @@ def partial_vjp(
     small = main if num_traced == num_rows else trace(num_traced)
     twin = trace(2 * num_traced) if num_rows in (1, num_traced) else main
     try:
-        residual_values = _prove(small, twin)
+        residual_values = _prove(twin, small)
     except RowsNotIndependent as found:
         raise ValueError(
             f"reuse_forward=True needs a loss that provably treats each row of the "

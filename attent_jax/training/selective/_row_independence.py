@@ -118,7 +118,7 @@ class _Walk:
         values = dict(zip(one.invars, inputs, strict=True))
         constants = (getattr(closed, "consts", ()) for closed in (program, other))
         for var, a, b in zip(one.constvars, *constants, strict=True):
-            values[var] = constant_value(a, b, self._sizes)
+            values[var] = constant_value(a, b, self._sizes, "it")
 
         def read(atom, twin, reader):
             if not variables.are_twins(atom, twin):
@@ -127,7 +127,7 @@ class _Walk:
                     f"rows, or in another trace"
                 )
             if isinstance(atom, Literal):
-                return constant_value(atom.val, twin.val, self._sizes)
+                return constant_value(atom.val, twin.val, self._sizes, reader)
             return values[atom]
 
         for op in paired_operations(one, two, self._sizes):
@@ -136,7 +136,10 @@ class _Walk:
             variables.define(op.eqn.outvars, op.twin.outvars)
             values.update(zip(op.eqn.outvars, self._outputs(op, ins), strict=True))
         if len(one.outvars) != len(two.outvars):
-            raise RowsNotIndependent("its number of results depends on the batch")
+            raise RowsNotIndependent(
+                f"it has {len(one.outvars)} results for {self._sizes[0]} rows and "
+                f"{len(two.outvars)} for {self._sizes[1]}"
+            )
         pairs = zip(one.outvars, two.outvars, strict=True)
         return [read(*pair, "a result") for pair in pairs]
 
@@ -354,6 +357,12 @@ class _Walk:
             return self._kept(op, ins)
         if op.name in RANDOM and not self._is_backward:
             return self._kept(op, ins)
+        return self._depends_on_place(op, ins)
+
+    def _depends_on_place(self, op, ins):
+        kept = self._kept(op, ins)
+        if any(value.origin is Origin.MIXED for value in kept):
+            return kept
         return self._all(op, mixed(f"{op} {_PLACE_REMEDY}"))
 
     def _of_labels(self, op, ins):
@@ -375,7 +384,7 @@ class _Walk:
             labels = {v.label for v in ins if v.origin is not Origin.ZERO}
             if op.name == "eq" and len(labels) == 1 and None not in labels:
                 return [kept]
-        return self._all(op, mixed(f"{op} {_PLACE_REMEDY}"))
+        return self._depends_on_place(op, ins)
 
     def _is_index(self, op, ins):
         return op.params["dimension"] == len(op.out_shapes[0]) - 1
