@@ -1,5 +1,6 @@
 """One step of the optimizer, for trained parameters only and finite gradients only."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,6 +10,9 @@ from jaxtyping import Array, Bool, Float
 
 from attent_jax._checks import shown
 from attent_jax.typing import Params
+
+# optax mixes types, such as Python floats with integer step counts.
+_STANDARD_PROMOTION = partial(jax.numpy_dtype_promotion, "standard")
 
 
 def check_optimizer(optimizer: Any) -> None:
@@ -21,6 +25,14 @@ def check_optimizer(optimizer: Any) -> None:
         f"optimizer must be an optax.GradientTransformation, got "
         f"{shown(optimizer)}: pass e.g. optax.adam(1e-3), as the second argument."
     )
+
+
+def init_optimizer(
+    optimizer: optax.GradientTransformation, trained: Params
+) -> optax.OptState:
+    """The optimizer's state for the trained parameters."""
+    with _STANDARD_PROMOTION():
+        return optimizer.init(trained)
 
 
 def update_trained(
@@ -47,8 +59,9 @@ def update_trained(
     is_finite = jnp.isfinite(loss)
     for grad in jax.tree.leaves(grads):
         is_finite &= jnp.all(jnp.isfinite(grad))
-    updates, new_opt_state = _update(optimizer, grads, opt_state, trained, loss)
-    new = optax.apply_updates(trained, updates), new_opt_state
+    with _STANDARD_PROMOTION():
+        updates, new_opt_state = _update(optimizer, grads, opt_state, trained, loss)
+        new = optax.apply_updates(trained, updates), new_opt_state
     trained, opt_state = jax.tree.map(
         lambda new, old: jnp.where(is_finite, new, old), new, (trained, opt_state)
     )

@@ -13,7 +13,11 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from attent_jax._checks import check_count, check_rng, check_weights, leading_size
 from attent_jax._trainable import merge_params, partition_params
 from attent_jax.training._microbatches import accumulate
-from attent_jax.training._optimizer_step import check_optimizer, update_trained
+from attent_jax.training._optimizer_step import (
+    check_optimizer,
+    init_optimizer,
+    update_trained,
+)
 from attent_jax.training._weighted_loss import shares, weighted_sum, with_aux
 from attent_jax.typing import Batch, LossFn, Params, Rng, Trainable
 
@@ -77,7 +81,9 @@ def init_train_state(
     """
     check_optimizer(optimizer)
     trained, _ = partition_params(params, trainable)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trained))
+    return TrainState(
+        jnp.zeros((), jnp.int32), params, init_optimizer(optimizer, trained)
+    )
 
 
 def make_train_step(

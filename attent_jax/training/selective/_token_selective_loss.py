@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from attent_jax._checks import check_number
+from attent_jax._checks import check_number, check_select_fn
 from attent_jax.scores import masked_mean
+from attent_jax.training._weighted_loss import check_loss_fn
 from attent_jax.typing import Batch, LossFn, Params, Rng, SelectFn
 
 
@@ -23,10 +24,10 @@ def token_selective_loss(
     """The loss of a sequence over its target tokens worth learning from.
 
     In each sequence max(1, floor(ratio · targets)) targets are selected, by their loss
-    or, with a reference model, by their loss beyond the reference's: tokens that are
-    learnt already, and tokens that nobody can predict, are left out. All tokens are
-    still read and predicted, so this saves no time in a step: it changes what is
-    learnt from it. Beside it belongs `selectors.uniform()`.
+    or, with a reference model, by their loss beyond the reference's. This leaves out
+    tokens that are learnt already, and tokens that cannot be predicted. All tokens are
+    still read and predicted, so a step takes as long as before: what changes is what
+    is learnt from it. Compare it with `selectors.uniform()` as the control.
 
     Args:
       token_loss_fn: `(params, rng, batch) -> [batch, seq]` loss of each target.
@@ -39,12 +40,14 @@ def token_selective_loss(
 
     Returns:
       A loss function `(params, rng, batch) -> [batch]`: weighted mean over the selected
-      targets, 0 for a sequence without targets. `uniform` draws from all positions,
-      targets or not. `reuse_forward` has no proof for the scatter in it, and refuses.
+      targets, 0 for a sequence without targets. Positions that are not targets are
+      shown to the selector with the score NaN, so they are selected last, and count
+      nothing.
 
     Raises:
-      TypeError, ValueError: for a ratio that is no number in (0, 1]; from the loss, if
-        losses, mask and references differ in shape, or are not `[batch, seq]`.
+      TypeError, ValueError: if select_fn is not a selector, token_loss_fn is not a
+        function of three arguments, or ratio is not a number in (0, 1]; from the loss,
+        if losses, mask and references differ in shape, or are not `[batch, seq]`.
 
     Example:
       >>> import jax.numpy as jnp, attent_jax
@@ -55,11 +58,13 @@ def token_selective_loss(
       ...     reference=lambda batch: batch["reference_loss"])
       >>> batch = {"x": jnp.array([[1.0, 2.0, 3.0, 4.0, 0.0, 0.0]]),
       ...          "reference_loss": jnp.array([[0.0, 0.0, 0.0, 16.0, 0.0, 0.0]])}
-      >>> loss_fn(0.0, None, batch)  # of 1, 4, 9 and 16: not the 16, no model learns it
+      >>> loss_fn(0.0, None, batch)  # of 1, 4, 9 and 16, not the 16: the reference misses it too
       Array([6.5], dtype=float32)
 
     Reference: Lin et al., Rho-1: Not All Tokens Are What You Need (NeurIPS 2024).
     """
+    check_loss_fn("token_loss_fn", token_loss_fn)
+    check_select_fn("select_fn", select_fn)
     ratio = check_number("ratio", ratio, low=0, high=1, low_excluded=True)
 
     def loss_fn(params, rng, batch):
@@ -78,17 +83,23 @@ def token_selective_loss(
                     f"{name} returned shape {values.shape} but the losses have shape "
                     f"{losses.shape}: return one value per target."
                 )
-        scores = jnp.where(is_target, lax.stop_gradient(losses) - references, jnp.nan)
+        references = jnp.asarray(references).astype(losses.dtype)
+        excess = lax.stop_gradient(losses) - references
+        return masked_mean(losses, target_weights(select_rng, excess, is_target))
+
+    # Compiled, because in eager mode jax_debug_nans stops at the scores.
+    @jax.jit
+    def target_weights(rng, excess, is_target):
+        scores = jnp.where(is_target, excess, jnp.full_like(excess, jnp.nan))
         num_targets = jnp.sum(is_target, axis=1)
-        num_selected = jnp.floor(ratio * num_targets).astype(jnp.int32)
-        rngs = None if select_rng is None else jax.random.split(select_rng, len(losses))
-        weights = jax.vmap(token_weights, in_axes=(None if rngs is None else 0, 0, 0))(
-            rngs, scores, jnp.maximum(num_selected, 1)
-        )
-        return masked_mean(losses, jnp.where(is_target, weights, 0))
+        num_selected = jnp.floor(ratio * num_targets.astype(float)).astype(jnp.int32)
+        rngs = None if rng is None else jax.random.split(rng, len(excess))
+        weights = jax.vmap(token_weights)(rngs, scores, jnp.maximum(num_selected, 1))
+        return jnp.where(is_target, weights, jnp.zeros_like(weights))
 
     def token_weights(rng, scores, num_selected):
         selection = select_fn(rng, scores, num_selected)
-        return jnp.zeros(scores.shape).at[selection.indices].set(selection.weights)
+        weights = selection.weights.astype(scores.dtype)
+        return jnp.zeros_like(scores).at[selection.indices].set(weights)
 
     return loss_fn
