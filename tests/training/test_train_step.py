@@ -106,6 +106,52 @@ def test_randomness_follows_the_step_and_the_key():
     assert losses(second, seed=0)[1] != first_losses
 
 
+def test_aux_comes_back_as_it_is():
+    def with_aux(params, rng, batch):
+        losses = loss_fn(params, rng, batch)
+        return losses, {"outputs": batch["x"] @ params, "accuracy": jnp.mean(losses)}
+
+    optimizer = optax.sgd(0.1)
+    state = init_train_state(jnp.ones(3), optimizer)
+    step = make_train_step(with_aux, optimizer, has_aux=True)
+    new, info = step(state, None, BATCH, WEIGHTS)
+    np.testing.assert_allclose(info.aux["outputs"], X @ np.ones(3), rtol=1e-6)
+    np.testing.assert_allclose(info.aux["accuracy"], np.mean(info.losses), rtol=1e-6)
+    plain = make_train_step(loss_fn, optimizer)
+    expected, expected_info = plain(state, None, BATCH, WEIGHTS)
+    np.testing.assert_array_equal(new.params, expected.params)
+    assert expected_info.aux is None
+
+
+def test_forgotten_or_unannounced_aux_is_refused():
+    optimizer = optax.sgd(0.1)
+    state = init_train_state(jnp.ones(3), optimizer)
+
+    def with_aux(params, rng, batch):
+        return loss_fn(params, rng, batch), {}
+
+    for function, has_aux, count in ((loss_fn, True, "no"), (with_aux, False, "a")):
+        step = make_train_step(function, optimizer, has_aux=has_aux)
+        with pytest.raises(TypeError, match=f"returned {count} tuple but has_aux is"):
+            step(state, None, BATCH, WEIGHTS)
+
+
+@pytest.mark.parametrize("function", [None, 1.0, lambda params, batch: batch])
+def test_what_is_no_loss_function_is_refused(function):
+    with pytest.raises(TypeError, match=r"loss_fn must be a function \(params, rng, b"):
+        make_train_step(function, optax.sgd(0.1))
+
+
+def test_a_donated_state_is_updated_in_place():
+    optimizer = optax.sgd(0.1)
+    state = init_train_state(jnp.array([1.0, -1.0, 0.5]), optimizer)
+    expected, _ = make_train_step(loss_fn, optimizer)(state, None, BATCH, WEIGHTS)
+    step = jax.jit(make_train_step(loss_fn, optimizer), donate_argnums=0)
+    new, _ = step(state, None, BATCH, WEIGHTS)
+    np.testing.assert_array_equal(new.params, expected.params)
+    assert state.params.is_deleted()
+
+
 def test_a_training_traces_once_over_ragged_batches():
     num_traces = 0
 
@@ -152,7 +198,7 @@ def test_golden_train_step():
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1])
 
     params = model.init(jax.random.key(0), tokens)
-    # the step's gradients, told by plain gradient descent of rate 1
+    # the step's gradients, by plain gradient descent of rate 1
     gradient_step = make_train_step(classification_loss, optax.sgd(1.0))
     batch, weights = (tokens, labels), jnp.array([1.0, 0.5, 1.0, 0.0])
     moved, _ = gradient_step(

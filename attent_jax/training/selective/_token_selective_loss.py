@@ -42,7 +42,8 @@ def token_selective_loss(
       A loss function `(params, rng, batch) -> [batch]`: weighted mean over the selected
       targets, 0 for a sequence without targets. Positions that are not targets are
       shown to the selector with the score NaN, so they are selected last, and count
-      nothing.
+      nothing. `reuse_forward` refuses this loss, because a selector's loop runs until
+      the last sequence's selection is found.
 
     Raises:
       TypeError, ValueError: if select_fn is not a selector, token_loss_fn is not a
@@ -58,7 +59,7 @@ def token_selective_loss(
       ...     reference=lambda batch: batch["reference_loss"])
       >>> batch = {"x": jnp.array([[1.0, 2.0, 3.0, 4.0, 0.0, 0.0]]),
       ...          "reference_loss": jnp.array([[0.0, 0.0, 0.0, 16.0, 0.0, 0.0]])}
-      >>> loss_fn(0.0, None, batch)  # of 1, 4, 9 and 16, not the 16: the reference misses it too
+      >>> loss_fn(0.0, None, batch)  # of 1, 4, 9; not the 16
       Array([6.5], dtype=float32)
 
     Reference: Lin et al., Rho-1: Not All Tokens Are What You Need (NeurIPS 2024).

@@ -80,6 +80,29 @@ def test_padding_is_selected_last_and_counts_nothing(reuse_forward):
     assert hardest not in info.indices.tolist()
 
 
+@both_ways
+def test_aux_comes_back_for_the_selected_rows(reuse_forward):
+    learner = scan_over_layers()
+
+    def with_aux(params, rng, batch):
+        losses = learner.loss_fn(params, rng, batch)
+        return losses, {"target": batch[1], "twice": 2 * losses}
+
+    step = make_selective_train_step(
+        with_aux,
+        OPTIMIZER,
+        selectors.top_k(),
+        num_selected=2,
+        num_groups=2,
+        has_aux=True,
+        reuse_forward=reuse_forward,
+    )
+    state = init_train_state(learner.params, OPTIMIZER)
+    _, info = step(state, None, learner.batch, jnp.ones(6))
+    np.testing.assert_array_equal(info.aux["target"], learner.batch[1][info.indices])
+    np.testing.assert_allclose(info.aux["twice"], 2 * info.losses, rtol=1e-6)
+
+
 def with_masks_and_norms():
     """As real models have them: values that no shard marks as its own."""
     learner = scan_over_layers()
