@@ -1,5 +1,7 @@
 """Gradients accumulated over microbatches are the whole batch's."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -114,12 +116,13 @@ def test_aux_comes_back_in_the_batchs_order_or_stacked():
 def test_equals_the_whole_batch_under_shard_map(check_vma):
     mesh = make_mesh(devices=jax.devices()[:2])
     whole, split = PartitionSpec(), PartitionSpec(mesh.axis_names)
+    info_specs: Any = (whole, split, whole, whole, whole)
     step = jax.jit(
         jax.shard_map(
             step_of(3, axis_name=mesh.axis_names),
             mesh=mesh,
             in_specs=(whole, whole, split, split),
-            out_specs=(whole, TrainInfo(whole, split, whole, whole, whole)),
+            out_specs=(whole, TrainInfo(*info_specs)),
             check_vma=check_vma,
         )
     )
@@ -141,7 +144,7 @@ def test_only_one_microbatch_of_residuals_is_held():
 
     def temporary_bytes(num_microbatches):
         params = [jax.ShapeDtypeStruct((width, width), jnp.float32)] * 8
-        step = make_train_step(deep, OPTIMIZER, num_microbatches=num_microbatches)
+        step: Any = make_train_step(deep, OPTIMIZER, num_microbatches=num_microbatches)
         state = jax.eval_shape(
             lambda: init_train_state(
                 [jnp.ones((width, width))] * len(params), OPTIMIZER

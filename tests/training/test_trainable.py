@@ -111,7 +111,7 @@ def test_frozen_leaves_have_no_gradient_and_no_residuals(kind):
         state = jax.eval_shape(
             lambda: init_train_state(make_params(), OPTIMIZER, trainable=trainable)
         )
-        step = make_step(kind, trainable, num_selected=512)
+        step: Any = make_step(kind, trainable, num_selected=512)
         batch = jax.ShapeDtypeStruct((1024, WIDTH), jnp.float32)
         weights = jax.ShapeDtypeStruct((1024,), jnp.float32)
         return step.lower(state, None, batch, weights).compile()
