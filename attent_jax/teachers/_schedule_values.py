@@ -77,14 +77,10 @@ def eager_check(
         if isinstance(epoch, Tracer) or not _is_readable(epoch):
             return
         epoch = np.asarray(jax.device_get(epoch), np.int32)
-        with (
-            jax.ensure_compile_time_eval(),
-            jax.default_device(_cpu()),
-            jax.transfer_guard("allow"),  # of numbers from the host to the host
-        ):
+        with jax.default_device(_cpu()), jax.transfer_guard("allow"):  # host to host
             values = values_at(epoch)
         if any(isinstance(value, Tracer) for value in values):
-            return  # a schedule of traced numbers
+            return  # within a trace
         if first <= epoch < last:
             check_values(*np.atleast_1d(epoch, *jax.device_get(values)))
 

@@ -152,6 +152,31 @@ def test_ntk_guided_is_the_explicit_kernel_times_the_gradient(outputs_per_exampl
         np.testing.assert_allclose(score, np.linalg.norm(moved, axis=1), rtol=1e-10)
 
 
+def test_ntk_guided_takes_the_kernel_of_the_trained_leaves():
+    x = jnp.array([1.0, 2.0])
+    params = {"w": jnp.array(1.0), "b": jnp.array(0.0)}
+    score = ntk_guided(
+        lambda p, rng, batch: batch["x"] * p["w"] + p["b"],
+        lambda f, batch: f**2 / 2,
+        trainable={"w": True, "b": False},
+    )
+    # K g = x (x · g) with g = f / 2; with the bias, 1.5 more
+    np.testing.assert_allclose(score(params, None, {"x": x}), [2.5, 5.0])
+
+
+def test_half_precision_distances_are_summed_in_float32():
+    batch = {"outputs": jnp.full((1, 4), 300, jnp.float16), "targets": np.zeros((1, 4))}
+    distance = discrepancy(outputs_of)(None, None, batch)
+    assert distance.dtype == jnp.float32  # squares of 300 overflow float16
+    np.testing.assert_allclose(distance, [600.0])
+
+
+def test_masked_mean_takes_numpy_arrays_of_float64():
+    mean = masked_mean(np.array([[1.0, 5.0]]), np.array([[True, False]]))
+    assert mean.dtype == jnp.float32
+    assert mean.tolist() == [1.0]
+
+
 def test_masked_mean_counts_valid_positions_only():
     values = jnp.array([[1.0, 3.0, 8.0], [5.0, jnp.nan, jnp.inf], [7.0, 7.0, 7.0]])
     mask = jnp.array([[True, True, False], [True, False, False], [False] * 3])

@@ -46,6 +46,37 @@ def test_norm_is_that_of_each_examples_own_gradient(microbatch_size, norms):
     np.testing.assert_allclose(score(PARAMS, None, BATCH), norms, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "trainable",
+    [
+        lambda path: path.startswith("params/Dense_1"),
+        {"params": {"Dense_0": False, "Dense_1": True}},
+    ],
+    ids=["paths", "prefix"],
+)
+def test_frozen_leaves_do_not_count(trainable, norms):
+    score = gradient_norm(loss_fn, trainable=trainable)
+
+    def loss_of(head, i):
+        params = {"params": {**PARAMS["params"], "Dense_1": head}}
+        one = jax.tree.map(lambda leaf: leaf[i : i + 1], BATCH)
+        return loss_fn(params, None, one)[0]
+
+    head = PARAMS["params"]["Dense_1"]
+    expected = [float(optax.tree.norm(jax.grad(loss_of)(head, i))) for i in range(7)]
+    np.testing.assert_allclose(score(PARAMS, None, BATCH), expected, rtol=1e-5)
+    assert (np.array(expected) < norms).all()
+
+
+def test_integer_leaves_may_be_frozen():
+    params = {"w": jnp.ones(4), "step": jnp.int32(7)}
+    score = gradient_norm(
+        lambda p, rng, batch: (batch @ p["w"]) ** 2 / 2,
+        trainable=lambda path: path == "w",
+    )
+    np.testing.assert_allclose(score(params, None, jnp.ones((1, 4))), [8.0])
+
+
 def test_half_precision_gradients_are_summed_in_float32():
     # squares of 300 overflow float16
     score = gradient_norm(lambda w, rng, batch: batch @ w)
