@@ -8,8 +8,8 @@ from jaxtyping import Array, Bool, Float
 class AttentionLearner(nn.Module):
     """f(S) = softmax(S W_Q (S W_K)ᵀ / √k) S W_V, heads joined by W_O; no biases.
 
-    One head and no `num_outputs` is the paper's single-layer learner; with
-    `num_outputs` the heads are mixed into that many outputs a token.
+    With one head and without `num_outputs` it is the paper's single-layer learner. With
+    `num_outputs` the heads are mixed into that many outputs per token.
 
     Example:
       >>> import jax, jax.numpy as jnp, attent_jax
@@ -45,9 +45,11 @@ class AttentionLearner(nn.Module):
         def project(name):
             return nn.DenseGeneral(heads, use_bias=False, name=name)(tokens)
 
-        allowed = nn.make_causal_mask(tokens[..., 0]) if self.causal else None
+        allowed = None
+        if self.causal:
+            allowed = nn.make_causal_mask(tokens[..., 0], dtype=bool)
         if mask is not None:
-            allowed = nn.combine_masks(allowed, mask[:, None, None, :])
+            allowed = nn.combine_masks(allowed, mask[:, None, None, :], dtype=bool)
         mixed = nn.dot_product_attention(
             project("query"), project("key"), project("value"), mask=allowed
         )

@@ -1,4 +1,4 @@
-"""Blocks that the attention learners share. Shapes: B batch, S sequence, D width."""
+"""Blocks shared by the attention learners. Shapes: B batch, S sequence, D width."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ class Encoder(nn.Module):
     mlp_ratio: int = 4
     dropout_rate: float = 0.0
     remat: bool = False
-    """Whether the backward pass computes each block anew instead of keeping it."""
+    """Whether the backward pass recomputes each block instead of keeping it."""
 
     @nn.compact
     def __call__(
@@ -72,5 +72,5 @@ class Encoder(nn.Module):
 
 
 def key_mask(valid: Bool[Array, "batch seq"]) -> Bool[Array, "batch 1 1 seq"]:
-    """Let every position attend to the valid ones only."""
+    """Every position attends to the valid ones only."""
     return jnp.asarray(valid, bool)[:, None, None, :]

@@ -41,8 +41,9 @@ class TextClassifier(nn.Module):
             self.num_layers, self.num_heads, self.mlp_ratio, self.dropout_rate
         )
         encoded = encoder(embedded, key_mask(valid), deterministic=not train)
-        pooled = jnp.sum(encoded * valid[..., None], axis=1)
-        pooled = pooled / jnp.maximum(jnp.sum(valid, axis=1, keepdims=True), 1)
+        weights = valid[..., None].astype(encoded.dtype)
+        num_valid = jnp.maximum(jnp.sum(weights, axis=1), 1)
+        pooled = jnp.sum(encoded * weights, axis=1) / num_valid
         return nn.Dense(self.num_classes, name="head")(pooled)
 
 
@@ -66,7 +67,7 @@ class DecoderLM(nn.Module):
     mlp_ratio: int = 4
     dropout_rate: float = 0.0
     remat: bool = False
-    """Whether the backward pass computes each block anew: less memory, more time."""
+    """Whether the backward pass recomputes each block: less memory, more time."""
 
     @nn.compact
     def __call__(

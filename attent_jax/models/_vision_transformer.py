@@ -31,7 +31,7 @@ class VisionTransformer(nn.Module):
     mlp_ratio: int = 4
     dropout_rate: float = 0.0
     remat: bool = False
-    """Whether the backward pass computes each block anew: less memory, more time."""
+    """Whether the backward pass recomputes each block: less memory, more time."""
 
     @nn.compact
     def __call__(

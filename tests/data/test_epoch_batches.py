@@ -65,7 +65,9 @@ def test_an_order_is_its_seed():
 
 def test_weights_travel_with_their_examples():
     selection = selection_of(9)
-    weights = jnp.where(jnp.arange(POOL_SIZE) < 9, 1.0 + selection.indices, 0.0)
+    weights = jnp.where(
+        jnp.arange(POOL_SIZE) < 9, 1.0 + selection.indices.astype(jnp.float32), 0.0
+    )
     selection = selection._replace(weights=weights)
     for ids, _, weights in epoch_batches(POOL, selection, 4, seed=0):
         is_example = np.asarray(weights) > 0

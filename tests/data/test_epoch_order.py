@@ -28,7 +28,7 @@ def selection_of(pool_size: int, num_selected: int, seed: int = 0) -> Selection:
     )
     is_selected = jnp.arange(pool_size) < num_selected
     return selection._replace(
-        weights=jnp.where(is_selected, 1.0 + selection.indices, 0.0)
+        weights=jnp.where(is_selected, 1.0 + selection.indices.astype(jnp.float32), 0.0)
     )
 
 
