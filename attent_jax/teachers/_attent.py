@@ -99,7 +99,7 @@ def attent(
       3 True [0, 3]
 
     Reference: Nonparametric Teaching of Attention Learners (arXiv 2602.20461), Alg. 1
-    and section 5; ratio rising, interval growing, Soft selection is what it adopts.
+    and section 5, which adopts a rising ratio, a growing interval and Soft selection.
     """
     check_select_fn("select_fn", select_fn)
     is_scheduled = callable(ratio) or callable(interval)

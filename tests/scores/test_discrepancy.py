@@ -68,7 +68,7 @@ def test_masked_scores_are_root_mean_squares_over_valid_positions(score):
 @every_masked_score
 @pytest.mark.parametrize("filling", [0.0, 1e9, np.inf, np.nan])
 def test_padding_is_not_read(score, filling):
-    # the reference's slip: a mean over padded positions reverses rankings
+    # a mean over padded positions would change the order of the examples
     def padded(array, value):
         return jnp.pad(array, [(0, 0), (0, 3), (0, 0)], constant_values=value)
 

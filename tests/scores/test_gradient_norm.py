@@ -86,10 +86,10 @@ def test_half_precision_gradients_are_summed_in_float32():
     np.testing.assert_allclose(norms, [600.0, 600.0])
 
 
-def test_loss_is_the_loss_and_reducible_loss_what_the_reference_lacks():
+def test_loss_is_the_loss_and_reducible_loss_is_loss_minus_reference():
     losses = np.asarray(loss_fn(PARAMS, None, BATCH))
     np.testing.assert_array_equal(loss(loss_fn)(PARAMS, None, BATCH), losses)
     references = jnp.arange(7.0)
     score = reducible_loss(loss_fn, lambda batch: references)
-    # the other sign would teach what is learnt already
+    # with the other sign, examples that are already learnt would come first
     np.testing.assert_allclose(score(PARAMS, None, BATCH), losses - np.arange(7.0))

@@ -1,4 +1,4 @@
-"""The cost model against the measuring protocol's table."""
+"""The cost model against values computed by hand."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_scoring_by_intervals_costs_ratio_and_a_third_of_a_forward(ratio, interv
     assert plan.cost(score=0).relative == pytest.approx(ratio)
 
 
-def test_scoring_each_epoch_pays_below_two_thirds_and_for_lora_below_half():
+def test_scoring_each_epoch_is_cheaper_below_two_thirds_and_for_lora_below_half():
     assert plan_of(0.66).cost().is_cheaper
     assert not plan_of(0.67).cost().is_cheaper
     assert plan_of(0.49).cost(backward=1.0).is_cheaper
@@ -36,14 +36,14 @@ def test_scoring_each_epoch_pays_below_two_thirds_and_for_lora_below_half():
     assert plan_of(0.99).cost(score=0).is_cheaper
 
 
-def test_prices_are_absolute_and_warm_up_counts():
+def test_costs_are_in_the_unit_of_forward_and_count_the_warm_up():
     # 2 epochs of 1000 and 4 of 500, scored 4 times
     priced = plan_of(0.5, 1, 6, 2).cost(forward=10, backward=30, score=0.5)
     assert priced == (4000 * 40, 4 * 1000 * 5, 6000 * 40)
     assert priced.relative == pytest.approx(180 / 240)
 
 
-def test_full_training_costs_one_and_the_verdict_says_so():
+def test_full_training_has_a_relative_cost_of_one():
     plan = teachers.plan(full(), num_examples=10, num_epochs=3, batch_size=5)
     assert plan.cost().relative == 1
     assert str(plan.cost()).startswith(
