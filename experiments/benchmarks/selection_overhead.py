@@ -1,4 +1,4 @@
-"""A teacher's update with its selection, against NumPy's and torch's partial sorts."""
+"""The time of a teacher's update against NumPy's and torch's partial sorts."""
 
 import dataclasses
 import importlib.util
@@ -16,11 +16,11 @@ from experiments.workdir import environment
 
 @dataclasses.dataclass(frozen=True)
 class SelectionOverhead:
-    """Time `teacher.update` on pools of scores, selecting anew at every call.
+    """Time `teacher.update` on pools of scores, with a new selection at every call.
 
-    The baseline is `numpy.argpartition(-scores, k)`: indices alone, no weights, ties
-    and NaN as they fall. torch.topk (unsorted) joins where torch is installed; ratios
-    are to the faster.
+    The baseline is `numpy.argpartition(-scores, k)`, which gives indices only, and has
+    no rule for ties and NaN. torch.topk (unsorted) is timed too where torch is
+    installed. Ratios are to the faster of the two.
     """
 
     num_examples: tuple[int, ...] = (10_000, 1_000_000, 10_000_000)
