@@ -1,1 +1,1 @@
-"""How fast: each module is a command that prints ratios from one interleaved run."""
+"""Speed: each module is a command that prints ratios from one interleaved run."""

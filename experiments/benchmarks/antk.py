@@ -1,4 +1,4 @@
-"""The ANTK by four roads: closed form, matrix-free, neural-tangents' two."""
+"""The ANTK in four ways: closed form, matrix-free, two of neural-tangents."""
 
 import dataclasses
 import functools
@@ -23,10 +23,10 @@ class Antk:
     """Time the total ANTK of one attention layer, and the memory of its program.
 
     N sequences of S tokens of d features, one head, d outputs; "scalar" is "pool" with
-    one output. "matrix-free" is one product K v over all outputs, not a kernel: what a
-    step of functional gradient descent needs. Ratios are to the closed form; memory is
-    what XLA allots to results and intermediates. What would take more than --gib or
-    --teraflops is left out, and says so.
+    one output. "matrix-free" is one product K v over all outputs, which is what a step
+    of functional gradient descent needs, and not a kernel. Ratios are to the closed
+    form. Memory is what XLA allocates for results and intermediates. Programs that need
+    more than --gib or --teraflops are skipped with a message.
     """
 
     shapes: tuple[tuple[int, int, int], ...] = (
@@ -35,15 +35,15 @@ class Antk:
         (16, 16, 32),
         (64, 16, 32),
     )
-    """N S d of the tables, one after the other."""
+    """N, S and d of each table."""
     readouts: tuple[Readout, ...] = ("trace", "full", "pool", "scalar")
-    """Which kernels."""
+    """Kernels to compute."""
     x64: bool = False
     """Compute in float64."""
     gib: float = 6.0
-    """Leave out programs with more memory, in GiB."""
+    """Skip programs that need more memory, in GiB."""
     teraflops: float = 1.0
-    """Leave out programs with more operations, as XLA counts them."""
+    """Skip programs with more operations, as XLA counts them."""
     repeats: int = 9
     """Rounds; medians are printed."""
 
@@ -66,13 +66,13 @@ def _print_table(contestants: dict[str, tuple[Callable, tuple]], config: Antk) -
         try:
             program: Any = jax.jit(function).lower(*arguments).compile()
         except ValueError as error:  # the kernel alone is larger than the memory
-            print(f"  {name:<24} left out: {error}")
+            print(f"  {name:<24} skipped: {error}")
             continue
         memory, operations = program.memory_analysis(), program.cost_analysis()
         size = memory.output_size_in_bytes + memory.temp_size_in_bytes
         mib[name], teraflops = size / 2**20, operations.get("flops", 0.0) / 1e12
         if mib[name] > 1024 * config.gib or teraflops > config.teraflops:
-            print(f"  {name:<24} left out: {mib[name]:,.0f} MiB, {teraflops:.2f} TFLOP")
+            print(f"  {name:<24} skipped: {mib[name]:,.0f} MiB, {teraflops:.2f} TFLOP")
         else:
             runs[name] = functools.partial(program, *arguments)
     seconds = time_interleaved(runs, repeats=config.repeats)

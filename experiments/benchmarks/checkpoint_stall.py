@@ -1,4 +1,4 @@
-"""How long training stands still while it is saved."""
+"""How long training waits for a checkpoint."""
 
 import dataclasses
 import tempfile
@@ -25,21 +25,21 @@ SIZE = Size(256, 6, 4, 64, 16, jnp.float32)
 class CheckpointStall:
     """Train a decoder with Adam, with and without a checkpoint, in turn.
 
-    A save returns when the state is copied; what it writes in the background may still
-    slow the steps down. Both are in the time that a block of steps with one save takes
-    more than one without; its share is given of a checkpoint each minute.
+    A save returns when the state is copied. Writing in the background may still slow
+    the steps down. Both are part of the extra time that a block of steps with one save
+    takes. The last line gives its share if a checkpoint is saved each minute.
     """
 
     steps: int = 40
-    """In a block; enough for a save to be written within one."""
+    """Steps in a block; enough for a save to be written within one."""
     repeats: int = 7
     """Blocks of each kind, in turn."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Append the row to this file, as a JSON line with the machine it is of."""
+    """Append the row to this file, as a JSON line that names the machine."""
 
 
 def main(config: CheckpointStall) -> None:
-    """Print, and keep if asked to, what a save costs."""
+    """Print what a save costs, and store it if asked to."""
     loss_fn, params, batch = build("decoder", SIZE, remat=False)
     optimizer = optax.adam(1e-3)
     train_step = jax.jit(training.make_train_step(loss_fn, optimizer), donate_argnums=0)
@@ -51,7 +51,7 @@ def main(config: CheckpointStall) -> None:
         tempfile.TemporaryDirectory() as folder,
         Checkpointer(folder, state, identity={}) as checkpointer,
     ):
-        checkpointer.save(0, state)  # compiles its checksums
+        checkpointer.save(0, state)  # compiles the checksums
         checkpointer.wait()
         blocks: dict[bool, list[float]] = {False: [], True: []}
         blocked = []
@@ -80,7 +80,7 @@ def main(config: CheckpointStall) -> None:
     print(environment()["device"], f"| state {num_bytes / 1e6:.0f} MB")
     print(f"  a step takes        {1e3 * row['step_seconds']:8.1f} ms")
     print(f"  a save blocks for   {1e3 * row['save_blocks_seconds']:8.1f} ms")
-    print(f"  and costs in all    {1e3 * extra:8.1f} ms, as steps wait for its writing")
+    print(f"  and costs in all    {1e3 * extra:8.1f} ms, with the steps it slows down")
     print(f"  one a minute: {extra / 60:.2%} of the training")
     store(config.out, "checkpoint_stall", config, [cast(dict, row)])
 

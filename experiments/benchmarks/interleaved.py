@@ -1,4 +1,4 @@
-"""Timing that machine noise does not bias: A B C, C A B, …, medians, ratios."""
+"""Interleaved timing: A B C, C A B, …; medians and ratios."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from experiments.workdir import environment
 def time_interleaved(
     contestants: Mapping[str, Callable[[], Any]], *, repeats: int
 ) -> dict[str, float]:
-    """Median seconds of each contestant, its result waited for.
+    """Median seconds of each contestant, until its result is ready.
 
     Args:
       contestants: by name; each is called once before, to compile.
@@ -27,7 +27,7 @@ def time_interleaved(
         jax.block_until_ready(contestant())
     shuffle = np.random.default_rng(0).permutation
     for _ in range(repeats):
-        # In a new order each round: none always runs in the caches another one left.
+        # In another order each round, so that none always profits from the same caches.
         for name in map(str, shuffle(list(contestants))):
             contestant = contestants[name]
             start = time.perf_counter()
@@ -37,7 +37,7 @@ def time_interleaved(
 
 
 def table(seconds: Mapping[str, float], baseline: str) -> str:
-    """Milliseconds, and the ratio to the baseline, a line each."""
+    """A line per contestant: milliseconds, and the ratio to the baseline."""
     width = max(map(len, seconds))
     lines = [
         f"  {name:<{width}}  {1e3 * time:9.3f} ms  {time / seconds[baseline]:6.2f} ×"
@@ -49,7 +49,7 @@ def table(seconds: Mapping[str, float], baseline: str) -> str:
 def store(
     path: Path | None, benchmark: str, config: Any, rows: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Append rows to a file of JSON lines, each with its machine; None: do not."""
+    """Append rows to a file of JSON lines, each with its machine; None: do nothing."""
     if path is None:
         return
     about = {"benchmark": benchmark, "config": dataclasses.asdict(config)}

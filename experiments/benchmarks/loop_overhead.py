@@ -1,4 +1,4 @@
-"""What the training loop adds to the train steps themselves."""
+"""Overhead of the training loop over the train steps."""
 
 import dataclasses
 import time
@@ -19,9 +19,9 @@ from experiments.workdir import environment
 class LoopOverhead:
     """Time an epoch of the demo's model at batch 64.
 
-    The baseline takes as many steps on one batch that stays where it is; the loop
-    orders the epoch and fetches each batch. Its host time between steps, which the
-    device need not wait for, is printed apart.
+    The baseline takes as many steps on one batch that stays on the device. The loop
+    orders the epoch and fetches each batch. Its host time between steps, for which the
+    device does not have to wait, is printed separately.
     """
 
     repeats: int = 7

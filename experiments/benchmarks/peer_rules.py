@@ -11,7 +11,7 @@ from experiments.demo import BATCH_SIZE
 
 
 class Learner(Protocol):
-    """What a rule asks of a learner."""
+    """What a rule needs from a learner."""
 
     def step(
         self,
@@ -23,7 +23,7 @@ class Learner(Protocol):
         ...
 
     def score(self, ids: Int[np.ndarray, "batch"]) -> Float[np.ndarray, "batch"]:
-        """The losses alone."""
+        """The losses, without training."""
         ...
 
 
@@ -34,7 +34,7 @@ Rule = Callable[[Learner, Orders, np.random.Generator], None]
 
 
 def full(learner: Learner, orders: Orders, rng: np.random.Generator) -> None:
-    """Every example in every epoch; draws nothing."""
+    """Train on every example in every epoch."""
     for epoch, order in enumerate(orders):
         for share, ids in _batches(order):
             learner.step(ids, (epoch + share) / len(orders))
@@ -43,7 +43,7 @@ def full(learner: Learner, orders: Orders, rng: np.random.Generator) -> None:
 def selective_backprop(
     learner: Learner, orders: Orders, rng: np.random.Generator
 ) -> None:
-    """Selective-Backprop: a forward on all, training on full batches of the kept.
+    """Selective-Backprop: score all examples, train on full batches of the kept ones.
 
     Jiang et al. (2019), arXiv 1910.00762, with β = 1 and a history of 1,024 losses.
     """
@@ -71,10 +71,10 @@ def keep_probability(
 
 
 def infobatch(learner: Learner, orders: Orders, rng: np.random.Generator) -> None:
-    """InfoBatch: prune what is learned well by chance, rescale the rest of it.
+    """InfoBatch: randomly prune examples of low loss, and rescale the kept ones.
 
-    Qin et al. (ICLR 2024), arXiv 2303.04947, with r = 0.5 and δ = 0.875: of as many
-    epochs, rounded down, the rest are full. A loss is that of the example's last visit.
+    Qin et al. (ICLR 2024), arXiv 2303.04947, with r = 0.5 and δ = 0.875: the
+    epochs after that share, rounded down, are full. Losses are those of the last visit.
     """
     losses = np.full(len(orders[0]), np.inf, np.float32)
     for epoch, order in enumerate(orders):

@@ -40,15 +40,15 @@ TOLERANCE = 1e-4
 
 @dataclasses.dataclass(frozen=True)
 class Peers:
-    """Train the demo's learner by published rules in torch, and by ours in JAX.
+    """Train the demo's learner with published rules in torch, and with ours in JAX.
 
     "torch full", "torch selective-backprop" (Jiang et al. 2019) and "torch infobatch"
     (Qin et al. 2024) start from the parameters of ours and pass over the same data in
     the same order; all rules run for --epochs. The last two rows cost what InfoBatch
-    cost with that seed: plain training on a shorter, fully decayed schedule, which is
-    the control, and this library's default. Costs are examples trained, and a third
-    per example scored. Times are medians over seeds, compilation and evaluation apart;
-    their ratios are to the same framework's own full training. Torch runs eagerly.
+    cost with that seed: full training on a shorter, fully decayed schedule, which is
+    the control, and this library's default. Costs are trained examples, plus a third
+    per scored example. Times are medians over seeds, without compilation and
+    evaluation. Ratios are to full training in the same framework. Torch runs eagerly.
     """
 
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 3
@@ -89,14 +89,14 @@ def _set_up_torch(learner: Learner) -> str:
     from experiments.benchmarks import torch_learner
 
     names, _ = unicode_names.load(seed=0)
-    # Every category as the label of every name: all their logits, but for a constant.
+    # Every category as the label of every name gives all logits up to a constant.
     num_names, num_categories = 256, len(unicode_names.categories())
     pairs = unicode_names.Names(
         np.repeat(names.tokens[:num_names], num_categories, axis=0),
         np.tile(np.arange(num_categories, dtype=np.int32), num_names),
     )
     rng = np.random.default_rng(0)
-    # Away from the start, whose biases of 0 and scales of 1 hide whether they are used.
+    # Trained parameters, because initial biases of 0 and scales of 1 hide mistakes.
     params = jax.tree.map(
         lambda leaf: leaf + rng.normal(scale=0.1, size=leaf.shape).astype(leaf.dtype),
         learner.init(0, 1).params,

@@ -1,4 +1,4 @@
-"""Steps and selections over 1, 2, 4, 8 devices: their time, and what they move."""
+"""Time and communication of steps and selections on 1, 2, 4 and 8 devices."""
 
 import dataclasses
 import re
@@ -32,8 +32,8 @@ class Scaling:
     The step with its state replicated, and split over the devices (fully sharded); the
     selection of half of the pool by `selectors.top_k`. Bytes are those that a device's
     collectives produce, from the compiled program; a loop's body counts once. Where
-    there is no accelerator, eight virtual devices share the cores: their times then say
-    what splitting costs, not what it gains.
+    there is no accelerator, eight virtual devices share the cores. Their times then
+    measure what splitting costs, not what it gains.
     """
 
     pool_size: int = 1_000_000
@@ -41,11 +41,11 @@ class Scaling:
     repeats: int = 10
     """Rounds; medians are printed."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Append the rows to this file, as JSON lines with the machine they are of."""
+    """Append the rows to this file, as JSON lines that name the machine."""
 
 
 def bytes_moved(program: str) -> int:
-    """What the collectives of a compiled program produce, on one device."""
+    """Bytes that the collectives of a compiled program produce on one device."""
     total = 0
     for results in _COLLECTIVE.findall(program):
         for kind, bits, shape in _ARRAY.findall(results):
@@ -55,7 +55,7 @@ def bytes_moved(program: str) -> int:
 
 
 def measure(num_devices: int, config: Scaling) -> dict[str, Any]:
-    """The programs for so many devices, and what they move."""
+    """The programs for a number of devices, and the bytes that they move."""
     devices = jax.devices()[:num_devices]
     loss_fn, params, batch = build("decoder", SIZE, remat=False)
     optimizer = optax.adam(1e-3)
@@ -89,7 +89,7 @@ def measure(num_devices: int, config: Scaling) -> dict[str, Any]:
 
 
 def main(config: Scaling) -> None:
-    """Print, and keep if asked to, a row for each program and number of devices."""
+    """Print a row for each program and number of devices; store them if asked to."""
     counts = [n for n in (1, 2, 4, 8) if n <= jax.device_count()]
     measured = {n: measure(n, config) for n in counts}
     seconds = time_interleaved(
@@ -121,6 +121,6 @@ def main(config: Scaling) -> None:
 
 
 if __name__ == "__main__":
-    # Where the CPU is all there is it stands for eight devices.
+    # Without an accelerator, the CPU acts as eight devices.
     jax.config.update("jax_num_cpu_devices", 8)
     main(tyro.cli(Scaling))

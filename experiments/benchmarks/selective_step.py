@@ -1,4 +1,4 @@
-"""What a step costs that trains on part of its batch: in two forward passes, or one."""
+"""Cost of a step that trains on a part of its batch, in two forward passes or one."""
 
 import dataclasses
 from pathlib import Path
@@ -22,7 +22,7 @@ class Size(NamedTuple):
     num_layers: int
     num_heads: int
     length: int
-    """Tokens; of a picture as well."""
+    """Tokens per sequence or image."""
     batch_size: int
     dtype: Any
 
@@ -42,13 +42,13 @@ RATIOS = (0.25, 0.5, 0.75)
 class SelectiveStep:
     """Time, FLOPs and memory of full and selective steps, in ratios to the full step.
 
-    A full step on the batch; selecting a share r of it by loss in two forward passes;
-    and with the forward pass re-used. By the cost model 1, (1 + 3r) / 3, (1 + 2r) / 3;
-    where the backward pass computes the blocks anew (remat) 1, (1 + 4r) / 4 and
-    (1 + 3r) / 4.
+    A full step trains on the batch. A selective step trains on a share r of it, in two
+    forward passes or with the forward pass re-used. By the cost model they cost 1,
+    (1 + 3r) / 3 and (1 + 2r) / 3. With rematerialisation (remat), where the backward
+    pass computes the blocks again, they cost 1, (1 + 4r) / 4 and (1 + 3r) / 4.
     "accelerator" is ViT-B/16 at 224 pixels, batch 256, and a decoder of 125 million
-    parameters, length 1024, in bfloat16; there the full step's rate is held against
-    the rate of a large matrix product on the same device.
+    parameters, length 1024, in bfloat16; there the full step's rate is compared
+    with the rate of a large matrix product on the same device.
     """
 
     preset: Literal["laptop", "accelerator"] = "laptop"
@@ -56,7 +56,7 @@ class SelectiveStep:
     repeats: int = 10
     """Rounds; medians are printed."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Append the rows to this file, as JSON lines with the machine they are of."""
+    """Append the rows to this file, as JSON lines that name the machine."""
 
 
 def build(kind: str, size: Size, remat: bool):
@@ -103,7 +103,7 @@ def build(kind: str, size: Size, remat: bool):
 
 
 def measure(kind: str, size: Size, remat: bool, repeats: int) -> list[dict[str, Any]]:
-    """A row for each way to step."""
+    """A row for each kind of step."""
     loss_fn, params, batch = build(kind, size, remat)
     optimizer = optax.sgd(1e-3)
     state = training.init_train_state(params, optimizer)
@@ -153,14 +153,14 @@ def measure(kind: str, size: Size, remat: bool, repeats: int) -> list[dict[str, 
 
 
 def predicted(way: str, ratio: float, backward: float) -> float:
-    """The cost model's share of a full step, a backward pass in forward passes."""
+    """The cost model's share of a full step; backward is in forward passes."""
     full = 1 + backward
     taught = ratio * (backward if way == "re-use" else full)
     return 1.0 if way == "full" else (1 + taught) / full
 
 
 def matrix_rate(dtype: Any, width: int) -> float:
-    """FLOP a second of a large square matrix product."""
+    """FLOP per second of a large square matrix product."""
     matrix = jnp.ones((width, width), dtype)
     product = jax.jit(lambda a: a @ a)
     seconds = time_interleaved({"product": lambda: product(matrix)}, repeats=20)
@@ -168,7 +168,7 @@ def matrix_rate(dtype: Any, width: int) -> float:
 
 
 def main(config: SelectiveStep) -> None:
-    """Print, and keep if asked to, a row for each way to step."""
+    """Print a row for each kind of step; store them if asked to."""
     print(environment()["device"], "| of the full step:")
     print("model    remat  way         r     time  FLOPs  (predicted)  memory")
     for kind in ("vit", "decoder"):

@@ -20,7 +20,7 @@ functional = torch.nn.functional
 class TorchLearner:
     """`models.TextClassifier` and the demo's AdamW, from the Flax parameters.
 
-    The parameters keep Flax's tree, so that they go back as they came.
+    The parameters keep the structure of Flax's tree.
     """
 
     def __init__(self, params: Params, names: Names):
@@ -28,7 +28,7 @@ class TorchLearner:
             lambda leaf: torch.tensor(np.array(leaf), requires_grad=True), params
         )
         self.tokens, self.labels = (torch.from_numpy(array).long() for array in names)
-        # The weight decay is optax's; fused is torch's fastest.
+        # The weight decay is optax's default; fused is torch's fastest.
         self.optimizer = torch.optim.AdamW(
             jax.tree.leaves(self.params), weight_decay=1e-4, fused=True
         )
@@ -54,7 +54,7 @@ class TorchLearner:
 
     @torch.no_grad()
     def score(self, ids: np.ndarray) -> Float[np.ndarray, "batch"]:
-        """The losses alone."""
+        """The losses, without training."""
         self.num_scored += len(ids)
         return self._losses(ids).numpy()
 
@@ -66,13 +66,13 @@ class TorchLearner:
 def use_fastest_threads(learner: TorchLearner) -> int:
     """Keep one thread or one per core, whichever trains faster; returns how many.
 
-    Torch's threads wait for each other in a busy loop: where another process needs
-    the cores, two can take twenty times as long as one.
+    Torch's threads wait for each other in a busy loop. If another process needs the
+    cores, two threads can take twenty times as long as one.
     """
     ids, seconds = np.arange(BATCH_SIZE), {}
     for num_threads in (1, os.cpu_count() or 1):
         torch.set_num_threads(num_threads)
-        learner.step(ids, 0)  # sets itself up
+        learner.step(ids, 0)  # the first call initialises torch
         start = time.perf_counter()
         for _ in range(50):
             learner.step(ids, 0)
@@ -124,7 +124,7 @@ def _norm(params: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def _learning_rate(done: float) -> float:
-    """The demo's: warmed up, then a cosine to 0."""
+    """The demo's schedule: a warm-up, then a cosine to 0."""
     warm = min(done / WARMUP_SHARE, 1)
     cooled = max(done - WARMUP_SHARE, 0) / (1 - WARMUP_SHARE)
     return PEAK_LEARNING_RATE * warm * (1 + math.cos(math.pi * cooled)) / 2

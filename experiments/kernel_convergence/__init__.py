@@ -1,4 +1,4 @@
-"""What the theory says of the attention NTK, measured: eight figures, with verdicts."""
+"""The theory's claims about the attention NTK, measured, in eight figures."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -76,28 +76,28 @@ PRESETS: Mapping[str, Scale] = {
 
 @dataclasses.dataclass(frozen=True)
 class KernelConvergence:
-    """The theory of the attention NTK, run: eight figures with their verdicts.
+    """Test the theory of the attention NTK, in eight figures with verdicts.
 
-    Small transformers learn in float64 what another, random one makes of sequences,
-    and the kernel is watched on held-out sequences: does it converge (drift),
-    does the function move along it (consistency, loss_decrease, canonical), does a
-    greedy teacher use it (greedy), when does it freeze (lazy_rich), what is it made of
-    (importance), and what is its limit (finite_width). Each claim is printed with what
-    was measured and "holds", "fails" or "inconclusive".
+    Small transformers learn the outputs of another, random transformer in float64. The
+    kernel is recorded on held-out sequences. Does it converge (drift)? Does the
+    function follow it (consistency, loss_decrease, canonical)? Does a greedy teacher
+    gain from it (greedy)? When does it freeze (lazy_rich)? What are its parts
+    (importance)? What is its limit (finite_width)? Each claim is printed with the
+    measurement and "holds", "fails" or "inconclusive".
 
-    Writes report.md, report.json and a picture per figure, each as soon as it is done;
+    Writes report.md, report.json and an image per figure as soon as each is done.
     Ctrl-C keeps them. Takes under 4 minutes on two cores.
     """
 
     figures: tuple[FigureName, ...] = get_args(FigureName)
-    """Which figures, in this order."""
+    """Figures to make, in this order."""
     preset: Literal["laptop", "h200", "paper-scale"] = "laptop"
-    """How large: "laptop" is what the README shows; "h200" has longer sequences, wider
-    and deeper networks and more seeds, for one large GPU; "paper-scale" has sequences
-    of 49 tokens and up to twelve layers, for many hours on one. Only "laptop" has been
-    timed."""
+    """Size of the study. "laptop" makes the documentation's figures. "h200" has longer
+    sequences, wider and deeper networks and more seeds, for one large GPU.
+    "paper-scale" has sequences of 49 tokens and up to twelve layers, for many hours on
+    one. Only "laptop" has been timed."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """A folder to write to that does not exist yet; by default
+    """Folder to write to; must not exist yet. Default:
     runs/kernel-convergence-<time>."""
 
     def __post_init__(self):
@@ -109,8 +109,8 @@ def main(config: KernelConvergence, scale: Scale | None = None) -> int:
     """Measure, draw and judge each figure; returns the exit status.
 
     Args:
-      config: what the command line says.
-      scale: instead of the preset's.
+      config: from the command line.
+      scale: used instead of the preset's.
     """
     # theory/ needs neural-tangents, which the other experiments do not.
     from experiments.kernel_convergence.figures import make
@@ -147,7 +147,7 @@ def main(config: KernelConvergence, scale: Scale | None = None) -> int:
                         progress.console.print(f"  {word:<12} {text}", soft_wrap=True)
             is_complete = True
         except KeyboardInterrupt:
-            progress.console.print("Interrupted: reporting the figures completed.")
+            progress.console.print("Interrupted: reporting the completed figures.")
         _report(run, config, scale, outcomes, is_complete)
     console.print(f"Report and figures are in {run.folder}")
     return 0 if is_complete else 130
@@ -164,7 +164,7 @@ def _report(
     text = "" if is_complete else "**Incomplete: the figures done so far.** "
     text += (
         f"Small transformers in float64 learn {scale.num_pool} sequences of "
-        f"{scale.num_tokens} tokens; kernels are watched on {scale.num_probe} others. "
+        f"{scale.num_tokens} tokens; kernels are recorded on {scale.num_probe} others. "
         f"{scale.num_steps} steps at most, {scale.num_seeds} seeds "
         f"({scale.layer_seeds} of single layers). Made with "
         f"{', '.join(f'{name} {value}' for name, value in about.items())}."

@@ -1,8 +1,8 @@
-"""Is the limit kernel the learner's? The canonical kernel held against the network.
+"""Is the limit kernel the learner's? The canonical kernel against the network.
 
-The path-kernel sum Σ (η/N) K_t g_t against the network's own move; descent under the
-final kernel K_T, started at t0, against what the network still does after t0; and K_T
-from the start.
+Compared are the path-kernel sum Σ (η/N) K_t g_t with the network's change, and descent
+under the final kernel K_T, started at t0, with the network's change after t0. One of
+these starts is t0 = 0.
 """
 
 from typing import NamedTuple
@@ -26,11 +26,11 @@ from theory.empirical_ntk import ntk_vector_product
 from theory.functional_gradient import predict_mse
 
 PATH_STEPS = 100
-"""Of the coarsest path; halving η doubles them."""
+"""Steps of the coarsest path; halving η doubles them."""
 
 
 class Canonical(NamedTuple):
-    """All relative to the network's move on the probe set."""
+    """Errors relative to the network's change on the probe set."""
 
     learning_rates: np.ndarray
     """`[rates]` in units of N/λ_max(K_0), of the path-kernel sums."""
@@ -49,7 +49,7 @@ class Canonical(NamedTuple):
 
 
 def measure(scale: Scale, progress: Progress) -> Canonical:
-    """One network; three resolutions of its path, and its late phases."""
+    """Train one network with three step sizes, and compare its late phases."""
     problem = make_problem(0, scale.num_pool, scale.num_probe, scale.num_tokens)
     learner = make_learner(1)
     unit = stable_learning_rate(learner, problem)
@@ -79,7 +79,7 @@ def measure(scale: Scale, progress: Progress) -> Canonical:
     num_pool = len(problem.y)
 
     def error(kernel, start: int) -> float:
-        """Of the probe set's move from `start` to the end, if the kernel is fixed."""
+        """Relative error on the probe set of descent under a fixed kernel."""
         before, after = (functions(states[step]) for step in (start, starts[-1]))
         predicted = predict_mse(
             kernel[:num_pool],
@@ -135,7 +135,7 @@ def _path_error(learner, problem, descent, learning_rate, num_steps: int) -> flo
 
 
 def path_slope(data: Canonical) -> float:
-    """Of the path-kernel sum's error against η."""
+    """Slope of the path-kernel sum's error against η."""
     return slope(data.learning_rates, data.path_errors)
 
 
@@ -184,8 +184,8 @@ def judge(data: Canonical) -> list[Finding]:
     from_start = data.late_errors[0]
     findings = [
         Finding(
-            claim="The network's move is the sum of its kernels' moves along the path, "
-            "up to O(η).",
+            claim="The network's change is the sum of its kernels' changes along the "
+            "path, up to O(η).",
             measured="Relative errors "
             + ", ".join(f"{error:.1e}" for error in data.path_errors)
             + f" for η halved each time; slope {fitted:.2f}.",
@@ -196,7 +196,9 @@ def judge(data: Canonical) -> list[Finding]:
         return [
             *findings,
             Finding(
-                "K_T tells the late phase.", "Not trained long enough.", "inconclusive"
+                "K_T predicts the late phase.",
+                "Not trained long enough.",
+                "inconclusive",
             ),
         ]
     return [
@@ -212,8 +214,8 @@ def judge(data: Canonical) -> list[Finding]:
         ),
         Finding(
             claim="The final (canonical) kernel from f_0 reproduces the network.",
-            measured=f"It is {from_start:.2f} of the move away on the probe set; the "
-            f"initial kernel, frozen, {data.frozen_error:.2f}.",
+            measured=f"Its error is {from_start:.2f} of the probe set's change; that "
+            f"of the frozen initial kernel is {data.frozen_error:.2f}.",
             verdict="fails" if from_start > 0.05 else "holds",
         ),
     ]

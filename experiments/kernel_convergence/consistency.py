@@ -1,7 +1,7 @@
 """Functional descent is parameter descent, to first order in the step (Sec. 3).
 
-One step of the parameters against one step of the function along K_θ, as the learning
-rate is halved, at the start, early and late in training.
+One step of the parameters is compared with one step of the function along K_θ, while
+the learning rate is halved: at the start, early and late in training.
 """
 
 from typing import NamedTuple
@@ -36,7 +36,7 @@ class Consistency(NamedTuple):
 
 
 def measure(scale: Scale, progress: Progress) -> Consistency:
-    """Single steps from three moments of one training."""
+    """Take single steps from three moments of one training."""
     problem = make_problem(0, scale.num_pool, scale.num_probe, scale.num_tokens)
     learner = make_learner(1)
     unit = stable_learning_rate(learner, problem)
@@ -61,7 +61,7 @@ def measure(scale: Scale, progress: Progress) -> Consistency:
 
 
 def slopes(data: Consistency) -> np.ndarray:
-    """`[states]` over the smaller half of the learning rates."""
+    """`[states]` slopes over the smaller half of the learning rates."""
     half = NUM_HALVINGS // 2
     return np.array(
         [slope(data.learning_rates[half:], row[half:]) for row in data.residuals]
@@ -89,7 +89,7 @@ def draw(data: Consistency) -> Figure:
 
 
 def judge(data: Consistency) -> list[Finding]:
-    """Of first order if the slope is 1 within 0.05."""
+    """It is of first order if the slope is 1 within 0.05."""
     fitted = slopes(data)
     return [
         Finding(

@@ -1,7 +1,7 @@
 """Does the kernel converge as training does? (Theorem 3)
 
-K_t on a fixed held-out probe set, for several widths and depths under full training,
-and under three teachers for the first of the networks.
+K_t is recorded on a fixed held-out probe set: for several widths and depths under full
+training, and for the first network under three teachers.
 """
 
 from typing import NamedTuple
@@ -25,7 +25,7 @@ from experiments.kernel_convergence.learner import (
 from theory.convergence import KernelTracker
 
 RATIO, INTERVAL = 0.25, 10
-"""Of the teachers: a quarter of the pool, selected anew every 10 steps."""
+"""The teachers select a quarter of the pool every 10 steps."""
 
 
 class Drift(NamedTuple):
@@ -54,7 +54,7 @@ TEACHERS: dict[str, Teacher] = {
 
 
 def measure(scale: Scale, progress: Progress) -> list[Drift]:
-    """One training for each network, and for each teacher of the first."""
+    """Train each network once, and the first one under each teacher."""
     runs = [(network, "full") for network in scale.networks]
     runs += [(scale.networks[0], name) for name in TEACHERS if name != "full"]
     problem = make_problem(0, scale.num_pool, scale.num_probe, scale.num_tokens)
@@ -99,7 +99,7 @@ def _follow(problem, network, teacher: str, num_steps: int) -> Drift:
 
 
 def draw(data: list[Drift]) -> Figure:
-    """Distances over steps: by network, by teacher; how far it went, how fast."""
+    """Draw distances over steps by network and by teacher, and the velocity."""
     figure = Figure(figsize=(12, 9), layout="constrained")
     panels = figure.subplots(2, 2).ravel()
     full = [run for run in data if run.teacher == "full"]
@@ -127,7 +127,7 @@ def draw(data: list[Drift]) -> Figure:
     panels[2].set(ylabel="‖K_t − K_0‖/‖K_0‖", ylim=(0, None))
     panels[2].set(title="Distance from the first kernel")
     panels[3].set(ylabel="relative velocity per step / relative residual")
-    panels[3].set(title="How fast the kernel moves for what is left to learn")
+    panels[3].set(title="Velocity of the kernel per remaining residual")
     panels[3].legend(fontsize=7)
     for axes in panels:
         axes.set(xlabel="step")
@@ -138,7 +138,7 @@ def draw(data: list[Drift]) -> Figure:
 def judge(data: list[Drift]) -> list[Finding]:
     """It converges if it is within 1 % of its limit from half-way on.
 
-    Training that still has 1 % of its residual decides nothing.
+    Training that still has 1 % of its residual is inconclusive.
     """
     trained = all(run.residual[-1] < 0.01 for run in data)
     is_late = data[0].steps >= data[0].steps[-1] / 2

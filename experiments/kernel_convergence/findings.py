@@ -1,4 +1,4 @@
-"""What a figure is: a measurement, its picture, and what became of the claims."""
+"""What a figure consists of: a measurement, an image, and verdicts on claims."""
 
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -10,7 +10,7 @@ Verdict = Literal["holds", "fails", "inconclusive"]
 
 
 class Finding(NamedTuple):
-    """A claim, and what was measured of it."""
+    """A claim and its measurement."""
 
     claim: str
     measured: str
@@ -18,25 +18,25 @@ class Finding(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """How large the study is."""
+    """The size of the study."""
 
     num_pool: int
-    """N, the sequences trained on."""
+    """N, the number of sequences to train on."""
     num_probe: int
-    """Held-out sequences on which kernels are watched."""
+    """Number of held-out sequences on which kernels are recorded."""
     num_tokens: int
     num_steps: int
-    """Of the longest trainings."""
+    """Steps of the longest trainings."""
     num_seeds: int
-    """Transformers per point, where seeds are compared; at least 3."""
+    """Transformers per point if seeds are compared; at least 3."""
     networks: tuple[tuple[int, int, int], ...]
-    """(width, layers, heads) whose drift is followed."""
+    """(width, layers, heads) of the networks whose drift is recorded."""
     widths: tuple[int, ...]
-    """Of the sweep from rich to lazy."""
+    """Widths of the sweep from rich to lazy."""
     limit_widths: tuple[int, ...]
-    """Of the networks compared with the infinite one."""
+    """Widths of the networks compared with the infinite one."""
     layer_seeds: int
-    """Of single attention layers, which are quick."""
+    """Seeds of single attention layers, which train quickly."""
 
 
 class Study(Protocol):
@@ -45,7 +45,7 @@ class Study(Protocol):
     __doc__: str | None
 
     def measure(self, scale: Scale, progress: Progress) -> Any:
-        """Run what the figure shows; a NamedTuple or a list of them."""
+        """Measure what the figure shows; a NamedTuple or a list of them."""
         ...
 
     def draw(self, data: Any) -> Figure:
@@ -53,10 +53,10 @@ class Study(Protocol):
         ...
 
     def judge(self, data: Any) -> list[Finding]:
-        """The claims, held against the data."""
+        """The claims, compared with the data."""
         ...
 
 
 def slope(x: Any, y: Any) -> float:
-    """Of log y against log x, by least squares."""
+    """Slope of log y against log x, by least squares."""
     return float(np.polyfit(np.log(np.asarray(x)), np.log(np.asarray(y)), 1)[0])

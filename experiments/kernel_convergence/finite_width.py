@@ -1,7 +1,7 @@
 """Does a finite network's kernel approach the analytic one? (Hron et al., 2020)
 
-The ANTK at initialisation of attention layers with w heads of size w, against the limit
-that neural-tangents computes (1/k logits, W_Q = W_K).
+The ANTK at initialisation of attention layers with w heads of size w is compared with
+the limit that neural-tangents computes (1/k logits, W_Q = W_K).
 """
 
 import jax
@@ -49,7 +49,7 @@ def draw(data: WidthConvergence) -> Figure:
 
 
 def judge(data: WidthConvergence) -> list[Finding]:
-    """One over the root of the number of units: slope −1 in w."""
+    """The error is one over the root of the number of units: slope −1 in w."""
     return [
         Finding(
             claim="The kernel of a network at initialisation approaches the analytic "

@@ -1,8 +1,8 @@
 """Does the greedy teacher learn faster? In function space and in parameter space.
 
-The m examples of largest residual (greedy), as many drawn by residual (soft), by |K r|
-(NINT) and uniformly (random), and the full batch: steps to a loss, at equal learning
-rates and at each method's best.
+Compared are the m examples of largest residual (greedy), as many drawn by residual
+(soft), by |K r| (NINT) and uniformly (random), and the full batch. Measured are the
+steps to a loss, at equal learning rates and at each method's best.
 """
 
 from collections.abc import Callable
@@ -33,11 +33,11 @@ from theory.spectrum import max_learning_rate
 RATES = tuple(2 ** (half / 2) for half in range(-4, 5))
 """η in units of N/λ_max, a factor √2 apart: 0.25 to 4."""
 EQUAL_RATE = 0
-"""Where all methods are stable: the comparison at an equal rate."""
+"""Index of a rate at which all methods are stable, for the equal-rate comparison."""
 TARGET = 1e-2
-"""Of the loss, relative to the start."""
+"""Target of the loss, relative to the start."""
 SHARE = 4
-"""The pool over the m examples of a step."""
+"""Size of the pool over the m examples of a step."""
 NUM_STEPS = 500
 
 
@@ -52,7 +52,7 @@ class Teaching(NamedTuple):
 
 
 def measure(scale: Scale, progress: Progress) -> Teaching:
-    """Every method on several problems, networks and learning rates."""
+    """Run every method on several problems, networks and learning rates."""
     seeds, rates = jnp.arange(scale.num_seeds), jnp.array(RATES)
     problems = make_problems(
         scale.num_seeds, scale.num_pool, scale.num_probe, scale.num_tokens
@@ -104,7 +104,7 @@ SELECT_FNS = {
     "full": _all,
 }
 METHODS = tuple(SELECT_FNS)
-"""By number below, so that one compilation serves them all."""
+"""Methods are passed as numbers, so that one compilation serves them all."""
 
 
 def _select_fn(method: Array) -> SelectFn:
@@ -186,7 +186,7 @@ def steps_to(losses: np.ndarray, target: float) -> np.ndarray:
 
 
 def cost_per_step(method: str, num_pool: int) -> float:
-    """In forward passes of an example: a model, as selecting is not what is timed.
+    """Cost in forward passes of an example, by a cost model; nothing is timed.
 
     A trained example costs 3; a residual 1; K r by a vjp and a jvp 5 in all.
     """
@@ -196,7 +196,7 @@ def cost_per_step(method: str, num_pool: int) -> float:
 
 
 def draw(data: Teaching) -> Figure:
-    """Losses at an equal rate, and steps to 1 % of the loss over rates."""
+    """Draw losses at an equal rate, and steps to 1 % of the loss over rates."""
     figure = Figure(figsize=(12, 8), layout="constrained")
     panels = figure.subplots(2, 2)
     for row, space in zip(panels, ("function", "parameter"), strict=True):

@@ -1,7 +1,7 @@
 """Where the attention's importance enters the kernel: contributions of Q, K, V and O.
 
-Over training, and over the entropy of the attention as the logits are scaled; and the
-kernel itself at the start, early and at the end.
+Contributions are shown over training, and over the entropy of the attention as the
+logits are scaled. The kernel is shown at the start, early and at the end.
 """
 
 from typing import NamedTuple
@@ -29,7 +29,7 @@ EARLY = 20
 
 
 class Importance(NamedTuple):
-    """Contributions of W_Q, W_K, W_V and W_O."""
+    """Contributions of W_Q, W_K, W_V and W_O to the kernel."""
 
     steps: np.ndarray
     over_training: np.ndarray
@@ -43,7 +43,7 @@ class Importance(NamedTuple):
 
 
 def measure(scale: Scale, progress: Progress) -> Importance:
-    """One training of a transformer, and one attention layer at initialisation."""
+    """Train a transformer, and measure one attention layer at initialisation."""
     problem = make_problem(0, scale.num_pool, scale.num_probe, scale.num_tokens)
     learner = make_learner(1, num_heads=2)
     rate = stable_learning_rate(learner, problem) / 2
@@ -112,7 +112,7 @@ def _over_entropy(scale: Scale) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(data: Importance) -> Figure:
-    """Shares over training, traces over entropy, and three Gram matrices."""
+    """Draw shares over training, traces over entropy, and three Gram matrices."""
     figure = Figure(figsize=(12, 8.5), layout="constrained")
     rows = figure.subfigures(2, 1, squeeze=False)[:, 0]
     training, entropy = rows[0].subplots(1, 2)
@@ -185,8 +185,8 @@ def judge(data: Importance) -> list[Finding]:
         Finding(
             claim="Queries' and keys' contributions vanish when attention is uniform.",
             measured=f"With W_Q = 0 attention is uniform, and queries hold "
-            f"{uniform[0]:.2f} of the trace (keys {uniform[1]:.0e}: they are seen "
-            f"through Q = 0). A covariance needs no preference to be there.",
+            f"{uniform[0]:.2f} of the trace (keys {uniform[1]:.0e}, because "
+            f"Q = 0). The covariance does not vanish with the preference.",
             verdict="fails" if uniform[0] > 0.01 else "holds",
         ),
     ]

@@ -1,8 +1,8 @@
 """When does the kernel stay where it starts? From rich to lazy training.
 
-Drift ‖K_T − K_0‖/‖K_0‖ over the scale α of the output, and over width, with heads in
-proportion to the width and with one head (of one attention layer: what is added to it
-freezes in its own way).
+The drift ‖K_T − K_0‖/‖K_0‖ is shown over the scale α of the output, and over width:
+with heads in proportion to the width, and with one head. The width is that of one
+attention layer, because other layers freeze at other rates.
 """
 
 import functools
@@ -52,7 +52,7 @@ class LazyRich(NamedTuple):
 
 
 def measure(scale: Scale, progress: Progress) -> LazyRich:
-    """Several seeds, each its own problem and network."""
+    """Train several seeds, each with its own problem and network."""
     layer_seeds = jnp.arange(scale.layer_seeds)
     problems = make_problems(
         scale.layer_seeds, scale.num_pool, scale.num_probe, scale.num_tokens
@@ -97,7 +97,7 @@ def measure(scale: Scale, progress: Progress) -> LazyRich:
 
 
 def _drift(learner: Learner, problem: Problem) -> Array:
-    """Of the kernel on the probe set, over a full training."""
+    """Drift of the kernel on the probe set over a full training."""
     rate = stable_learning_rate(learner, problem) / 2
     descent = descend(learner, problem)
     start = descent.init(learner.params)
@@ -109,12 +109,12 @@ def _drift(learner: Learner, problem: Problem) -> Array:
 
 
 def slopes(x, drifts: np.ndarray) -> np.ndarray:
-    """`[seeds]` of log drift against log x."""
+    """`[seeds]` slopes of log drift against log x."""
     return np.array([slope(x, row) for row in drifts])
 
 
 def draw(data: LazyRich) -> Figure:
-    """Two panels of drift, log axes, a line through the means and a dot per seed."""
+    """Draw two panels of drift on log axes: a line of means, a dot per seed."""
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     panels = figure.subplots(1, 2)
 
@@ -144,7 +144,7 @@ def draw(data: LazyRich) -> Figure:
 
 
 def judge(data: LazyRich) -> list[Finding]:
-    """With scale by the mean slope; with width by its 95 % interval over seeds."""
+    """Judge scale by the mean slope, and width by its 95 % interval over seeds."""
     lazy = slopes(SCALES[LAZY_FROM:], data.by_scale[:, LAZY_FROM:])
     from_two = slopes(SCALES[2:], data.by_scale[:, 2:])
     last = data.by_width_one_head[:, -1]

@@ -1,4 +1,4 @@
-"""The small transformer whose kernel is watched, its problem and its descent."""
+"""The small transformer whose kernel is recorded, its problem and its descent."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,12 +17,12 @@ OutputsFn = Callable[[Params, Float[Array, "n s D"]], Float[Array, "n"]]
 
 
 class Problem(NamedTuple):
-    """Sequences with targets: the outputs of another random transformer, noiseless."""
+    """Sequences with targets: the noiseless outputs of another random transformer."""
 
     x: Float[Array, "pool s D"]
     y: Float[Array, "pool"]
     probe: Float[Array, "probe s D"]
-    """Held out: kernels are watched here."""
+    """Held-out sequences, on which kernels are recorded."""
 
     @property
     def points(self) -> Float[Array, "points s D"]:
@@ -90,7 +90,7 @@ def init_params(
 def outputs(params: Params, x: Float[Array, "n s D"]) -> Float[Array, "n"]:
     """A transformer without norms or biases; one output, the mean over tokens.
 
-    In NTK parameterisation: each weight is divided by √fan_in as it is used.
+    NTK parameterisation: each weight is divided by √fan_in when it is used.
     """
     width = len(params["readout"])
     h = x @ params["embedding"] / x.shape[-1] ** 0.5
@@ -184,7 +184,7 @@ def descend(
     seed: Any = 0,
     score_fn: Callable[[Params, Array], Array] | None = None,
 ) -> Descent:
-    """Each step is an epoch of the teacher's: one step on its whole selection.
+    """Each step is an epoch of the teacher: one step on its whole selection.
 
     Scores are the paper's, |f − y|, or `score_fn(params, residuals)`.
     """
@@ -227,12 +227,12 @@ def descend(
 
 
 def stable_learning_rate(learner: Learner, problem: Problem) -> Float[Array, ""]:
-    """N/λ_max of the initial kernel: half of what diverges were it constant."""
+    """N/λ_max of the initial kernel: half the rate at which a constant one diverges."""
     return max_learning_rate(learner.kernel_fn(learner.params, problem.x)) / 2
 
 
 def log_spaced(num_steps: int, per_decade: int = 6) -> list[int]:
-    """0, then steps evenly spaced in their logarithm, up to the last."""
+    """0, then logarithmically spaced steps up to the last."""
     num = max(2, round(per_decade * float(jnp.log10(num_steps))) + 1)
     steps = jnp.logspace(0, float(jnp.log10(num_steps)), num)
     return sorted({0, num_steps, *(int(step) for step in jnp.round(steps))})

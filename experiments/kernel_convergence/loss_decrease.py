@@ -1,7 +1,7 @@
 """How fast does the loss fall? (Proposition 4)
 
-Each step's decrease beside the exact rate −(η/N²) gᵀKg, and the paper's bound
-−(ηγ/2)(mean g)², γ = sup K: a bound that no kernel must obey.
+Each step's decrease is compared with the exact rate −(η/N²) gᵀKg, and with the paper's
+bound −(ηγ/2)(mean g)², γ = sup K. Kernels need not satisfy this bound.
 """
 
 from typing import NamedTuple
@@ -33,15 +33,15 @@ class LossDecrease(NamedTuple):
     deviation_ratio: Array | np.ndarray
     """(measured/exact − 1) at η over that at η/2, from the same parameters: 2"""
     bound: Array | np.ndarray
-    """(ηγ/2)(mean g)², of which Proposition 4 says that the decrease is no less"""
+    """(ηγ/2)(mean g)², a lower bound of the decrease by Proposition 4"""
     constant: Array | np.ndarray
     """γ 1ᵀK⁺1: the bound holds for every g only where this is at most 2"""
     admissible: Array | np.ndarray
-    """2τγη, τ = 1: Proposition 4 supposes that this is at most 1"""
+    """2τγη, τ = 1: Proposition 4 assumes that this is at most 1"""
 
 
 def measure(scale: Scale, progress: Progress) -> LossDecrease:
-    """Full training, its kernel at every step."""
+    """Train on everything, with the kernel at every step."""
     del progress  # one call
     problem = make_problem(0, scale.num_pool, scale.num_probe, scale.num_tokens)
     learner = make_learner(1)
@@ -84,7 +84,7 @@ def measure(scale: Scale, progress: Progress) -> LossDecrease:
 
 
 def draw(data: LossDecrease) -> Figure:
-    """Decreases over steps, and the bound in units of the exact rate."""
+    """Draw decreases over steps, and the bound in units of the exact rate."""
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     panels = figure.subplots(1, 2)
     steps = np.arange(len(data.measured))
@@ -123,7 +123,7 @@ def draw(data: LossDecrease) -> Figure:
 
 
 def judge(data: LossDecrease) -> list[Finding]:
-    """First order if deviations halve with η; a bound must hold at every step."""
+    """First order: deviations halve with η. A bound must hold at every step."""
     ratio = data.measured / data.exact
     halving = np.percentile(data.deviation_ratio, [5, 50, 95])
     is_first_order = abs(halving[1] - 2) < 0.1

@@ -1,4 +1,4 @@
-"""The study's report: for people in Markdown, for programs in JSON."""
+"""Report of the study, in Markdown and JSON."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,14 +7,14 @@ from experiments.kernel_convergence.findings import Finding
 from experiments.workdir import to_json_text
 
 _VERDICTS = """\
-**holds**: what was measured is what the claim says, within the tolerance that its
-figure's module states. **fails**: it is not. **inconclusive**: training was too short,
-or the seeds disagree.
+**holds**: the measurement agrees with the claim, within the tolerance that the figure's
+module states. **fails**: it does not. **inconclusive**: training was too short, or the
+seeds disagree.
 """
 
 
 class Outcome(NamedTuple):
-    """One figure, done."""
+    """A completed figure."""
 
     name: str
     caption: str
@@ -22,11 +22,11 @@ class Outcome(NamedTuple):
     data: Any
     findings: Sequence[Finding]
     seconds: float
-    """Wall time, compilation included."""
+    """Wall time with compilation."""
 
 
 def to_json(outcomes: Sequence[Outcome], **about: Any) -> str:
-    """All numbers of all figures; what is not finite becomes null."""
+    """All numbers of all figures; those that are not finite become null."""
     return to_json_text({**about, "figures": list(outcomes)})
 
 
