@@ -146,7 +146,8 @@ def teach_function(
             jax.random.fold_in(rng, state.step), score(gradient), num_selected
         )
         weights = jnp.zeros(len(gradient), gradient.dtype)
-        weights = weights.at[selection.indices].set(selection.weights)
+        selected = selection.weights.astype(weights.dtype)
+        weights = weights.at[selection.indices].set(selected)
         return descent.step(state, weights / weights.sum()), gradient
 
     return jax.lax.scan(step, descent.init(outputs), length=num_steps)

@@ -99,7 +99,10 @@ def test_plan_is_what_the_teacher_then_does(name):
     [
         ({"ratio": linear(0.5, 1.5, 4)}, r"ratio is 1.25 at epoch 3.*\(0, 1\]"),
         ({"ratio": step([0.5, 0.0], [2])}, "ratio is 0 at epoch 2"),
-        ({"ratio": lambda epoch: jnp.nan * epoch}, "ratio is nan at epoch 1"),
+        (
+            {"ratio": lambda epoch: jnp.where(epoch > 0, jnp.nan, 0.5)},
+            "ratio is nan at epoch 1",
+        ),
         (
             {"ratio": 0.5, "interval": linear(2, 0, 4)},
             "interval is 0 at epoch 3.*1",
