@@ -3,6 +3,7 @@
 import inspect
 import numbers
 import operator
+import reprlib
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ def check_count(
         count = operator.index(value)
     except TypeError:
         raise TypeError(
-            f"{name} must be an integer, got {value!r} of type "
+            f"{name} must be an integer, got {reprlib.repr(value)} of type "
             f"{type(value).__name__}: pass a Python int."
         ) from None
     if count < minimum:
@@ -48,7 +49,7 @@ def check_number(
     """`value` as a float within [low, high], or (low, high]."""
     if callable(value):
         raise TypeError(
-            f"{name} must be a number, got {value!r}: it takes no schedule or other "
+            f"{name} must be a number, got {reprlib.repr(value)}: it takes no schedule or other "
             f"function; pass a Python number."
         )
     is_number = isinstance(value, numbers.Real) or np.shape(value) == ()
@@ -58,7 +59,7 @@ def check_number(
         number = float(value)
     except TypeError:
         raise TypeError(
-            f"{name} must be a number, got {value!r} of type {type(value).__name__}: "
+            f"{name} must be a number, got {reprlib.repr(value)} of type {type(value).__name__}: "
             f"pass a Python number."
         ) from None
     inside = (low < number if low_excluded else low <= number) and number <= high
@@ -166,7 +167,7 @@ def shown(value: Any) -> str:
     """`value` for an error message; functions by their name."""
     if inspect.isroutine(value) or inspect.isclass(value):
         return f"{value.__name__} itself"
-    return repr(value)
+    return reprlib.repr(value)
 
 
 def check_select_fn(name: str, select_fn: Any) -> None:

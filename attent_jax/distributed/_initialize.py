@@ -1,4 +1,4 @@
-"""Start-up of a training on several hosts."""
+"""Start training on several hosts."""
 
 import os
 import socket
@@ -17,26 +17,26 @@ def initialize(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> None:
-    """Join the processes of a training, one per host: call it first in each of them.
+    """Connect the processes of a training, one per host. Call it first in each.
 
-    Afterwards `jax.devices()`, and with it `make_mesh`, spans the devices of all. On a
-    TPU pod, under SLURM, Open MPI or Kubernetes the cluster is detected, else say what
-    it is, here or by the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID. An argument precedes a variable, a variable what is detected. A
-    training in one process needs no call.
+    Afterwards `jax.devices()` lists the devices of all processes, and `make_mesh` uses
+    them. On a TPU pod and under SLURM, Open MPI or Kubernetes the cluster is detected.
+    Elsewhere pass the arguments, or set the environment variables
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Arguments take
+    precedence over variables, and variables over what is detected. Training in one
+    process does not need this call.
 
     Args:
-      coordinator_address: "host:port" of process 0, a free port there.
-      num_processes: of the whole training.
-      process_id: this one's number, from 0.
+      coordinator_address: "host:port" of process 0; the port must be free there.
+      num_processes: number of processes of the whole training.
+      process_id: number of this process, from 0.
 
     Raises:
-      ValueError: if neither arguments, variables nor the cluster say all three, if the
-        address has no port, or the numbers do not fit.
-      TypeError: if a number is no integer.
-      RuntimeError: if JAX has already looked for its devices, as by any computation,
-        or is initialised: make this the first call; if process 0 finds its port in use,
-        or the others do not find process 0 within five minutes.
+      ValueError: if one of the three is neither passed, set nor detected, the address
+        has no port, or process_id is not below num_processes.
+      TypeError: if a number is not an integer.
+      RuntimeError: if JAX is initialised or has computed something already, the port
+        is in use on process 0, or process 0 does not answer within five minutes.
 
     Example:
       >>> import attent_jax
@@ -73,7 +73,7 @@ def initialize(
         if not missing:
             raise
         raise ValueError(
-            f"{', '.join(missing)} not given, and no cluster detected that says so: "
+            f"{', '.join(missing)} not given, and no cluster was detected: "
             f"pass {'it' if len(missing) == 1 else 'them'}, set "
             f"{', '.join('JAX_' + name.upper() for name in missing)}, or leave out "
             f"initialize to train in one process."
@@ -81,7 +81,7 @@ def initialize(
 
 
 def _check_coordinator(address: str, *, is_this: bool) -> None:
-    """Say in words what JAX would abort the process for."""
+    """Raise an error where JAX would abort the process."""
     host, _, port = address.rpartition(":")
     if is_this:
         with socket.socket() as probe:
@@ -110,7 +110,7 @@ def _check_coordinator(address: str, *, is_this: bool) -> None:
 
 
 def _number(name: str, value: int | None, *, minimum: int) -> int | None:
-    """The argument, else its variable's, as an integer."""
+    """The argument, or else the value of its variable, as an integer."""
     variable = "JAX_" + name.upper()
     if value is not None:
         return check_count(name, value, minimum=minimum)

@@ -1,4 +1,4 @@
-"""The mesh of devices, and how arrays lie on it."""
+"""Meshes of devices, and shardings over them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +24,7 @@ def make_mesh(
     they are replicated. XLA plans the communication (`AxisType.Auto`).
 
     Args:
-      data: the length of the axis "data"; None: what `fsdp` leaves.
+      data: the length of the axis "data". None: number of devices / `fsdp`.
       fsdp: the length of the axis "fsdp".
       devices: None: all devices of all processes.
 
@@ -32,8 +32,8 @@ def make_mesh(
       A `jax.sharding.Mesh` with the axes "data" and "fsdp".
 
     Raises:
-      TypeError, ValueError: if data or fsdp is no integer >= 1, or there are not
-        data · fsdp devices.
+      TypeError, ValueError: if data or fsdp is not an integer >= 1, or their product is
+        not the number of devices.
 
     Example:
       >>> import jax, attent_jax
@@ -58,7 +58,7 @@ def make_mesh(
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of what every device holds whole.
+    """The sharding of arrays that every device holds in full.
 
     Example:
       >>> import attent_jax
@@ -73,7 +73,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The sharding of a batch: its leading axis split over all devices.
 
     Raises:
-      ValueError: if the mesh has not the axes "data" and "fsdp".
+      ValueError: if the mesh does not have the axes "data" and "fsdp".
 
     Example:
       >>> import attent_jax
@@ -86,7 +86,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def fsdp_shardings(mesh: Mesh, tree: Any, *, min_size: int = 2**14) -> Any:
-    """How to lay out a train state so that no device holds it whole.
+    """Shardings of a train state that split its large leaves over the mesh.
 
     Each large leaf is split over "fsdp" along its longest axis that divides evenly,
     the first of several; others are replicated.
@@ -102,8 +102,8 @@ def fsdp_shardings(mesh: Mesh, tree: Any, *, min_size: int = 2**14) -> Any:
       restoration.
 
     Raises:
-      TypeError, ValueError: if min_size is no integer >= 0, or the mesh has not the
-        axes "data" and "fsdp".
+      TypeError, ValueError: if min_size is not an integer >= 0, or the mesh does not
+        have the axes "data" and "fsdp".
 
     Example:
       >>> import jax, jax.numpy as jnp, attent_jax

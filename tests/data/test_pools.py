@@ -224,6 +224,10 @@ CASES = {
         lambda: epoch_batches(POOLS["arrays"], SELECTION, 4, cast(Any, None)),
         "seed must be an integer, got None",
     ),
+    "a batch size of many numbers": (
+        lambda: epoch_batches(POOLS["arrays"], SELECTION, cast(Any, [4] * 10**5), 0),
+        r"batch_size must be an integer, got \[4, 4.*of type list",
+    ),
     "a start past the end": (
         lambda: epoch_batches(POOLS["arrays"], SELECTION, 4, 0, start=4),
         "start must be at most 3, the number of batches, got 4",
