@@ -3,13 +3,13 @@
 import inspect
 import numbers
 import operator
-import reprlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+_MAX_CHARACTERS = 100  # of a value in an error message
 MAX_COUNT = 2**31 - 1
 """The largest pool, and the largest count, that 32-bit ids can index."""
 
@@ -24,7 +24,7 @@ def check_count(
         count = operator.index(value)
     except TypeError:
         raise TypeError(
-            f"{name} must be an integer, got {reprlib.repr(value)} of type "
+            f"{name} must be an integer, got {short(value)} of type "
             f"{type(value).__name__}: pass a Python int."
         ) from None
     if count < minimum:
@@ -49,8 +49,8 @@ def check_number(
     """`value` as a float within [low, high], or (low, high]."""
     if callable(value):
         raise TypeError(
-            f"{name} must be a number, got {reprlib.repr(value)}: it takes no schedule or other "
-            f"function; pass a Python number."
+            f"{name} must be a number, got {short(value)}: it takes no schedule "
+            f"or other function; pass a Python number."
         )
     is_number = isinstance(value, numbers.Real) or np.shape(value) == ()
     try:
@@ -59,8 +59,8 @@ def check_number(
         number = float(value)
     except TypeError:
         raise TypeError(
-            f"{name} must be a number, got {reprlib.repr(value)} of type {type(value).__name__}: "
-            f"pass a Python number."
+            f"{name} must be a number, got {short(value)} of type "
+            f"{type(value).__name__}: pass a Python number."
         ) from None
     inside = (low < number if low_excluded else low <= number) and number <= high
     if not inside:
@@ -167,7 +167,13 @@ def shown(value: Any) -> str:
     """`value` for an error message; functions by their name."""
     if inspect.isroutine(value) or inspect.isclass(value):
         return f"{value.__name__} itself"
-    return reprlib.repr(value)
+    return short(value)
+
+
+def short(value: Any) -> str:
+    """The repr of `value`, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}..."
 
 
 def check_select_fn(name: str, select_fn: Any) -> None:

@@ -6,10 +6,9 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from attent_jax._checks import check_count, leading_size
+from attent_jax._checks import MAX_COUNT, check_count, leading_size, short
 from attent_jax.typing import Batch
 
-_MAX_POOL_SIZE = 2**31 - 1  # ids are int32
 _MAX_BATCH_SIZE = 2**20  # or the pool's size, if that is larger
 
 
@@ -199,10 +198,10 @@ def _length(name: str, sized: Any) -> int:
 def _check_size(name: str, num_examples: int) -> int:
     if not num_examples:
         raise ValueError(f"{name} is an empty pool: give it at least one example.")
-    if num_examples > _MAX_POOL_SIZE:
+    if num_examples > MAX_COUNT:
         raise ValueError(
             f"{name} has {num_examples} examples, but ids are int32 and a pool has at "
-            f"most {_MAX_POOL_SIZE}: pass a large or an endless stream in chunks, each "
+            f"most {MAX_COUNT}: pass a large or an endless stream in chunks, each "
             f"a pool."
         )
     return num_examples
@@ -216,7 +215,7 @@ def _stack(examples: list[Any], ids: np.ndarray) -> Batch:
         if other_structure != structure:
             raise ValueError(
                 f"example {id_} of source has another structure than example {ids[0]}: "
-                f"{_short(other_structure)}, not {_short(structure)}; give all "
+                f"{short(other_structure)}, not {short(structure)}; give all "
                 f"examples one structure, or pass a collate_fn."
             )
         for column, leaf in zip(columns, others, strict=True):
@@ -233,8 +232,3 @@ def _stack(examples: list[Any], ids: np.ndarray) -> Batch:
                     f"pads."
                 )
     return jax.tree.unflatten(structure, [np.stack(column) for column in columns])
-
-
-def _short(structure: Any) -> str:
-    text = str(structure)
-    return text if len(text) <= 100 else f"{text[:97]}..."
