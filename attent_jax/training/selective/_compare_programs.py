@@ -1,13 +1,13 @@
 """Whether two traces of a function, at two batch sizes, are the same program."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from attent_jax.training.selective._row_values import (
     SHARED,
@@ -30,7 +30,7 @@ CALLS = names(
 """Operations that run one program on their operands."""
 _PARAMS = {
     **dict.fromkeys(CALLS, ()),
-    "scan": ("length", "reverse", "num_consts", "num_carry"),
+    "scan": ("length", "reverse"),
     "while": ("cond_nconsts", "body_nconsts"),
     "cond": (),
     "custom_linear_solve": ("const_lengths",),
@@ -125,6 +125,31 @@ def programs_in(value: Any) -> list[Program]:
     """The programs in one parameter of an operation."""
     items = value if isinstance(value, tuple | list) else [value]
     return [item for item in items if isinstance(item, ClosedJaxpr | Jaxpr)]
+
+
+class ScanParts(NamedTuple):
+    """The positions of a scan's operands and results, by their role."""
+
+    consts: list[int]
+    carry: list[int]
+    steps: list[int]
+    carry_out: list[int]
+    stacked: list[int]
+
+
+def scan_parts(eqn: JaxprEqn) -> ScanParts:
+    """Which operand and result of a scan is what; each line of jax stores it."""
+    num_in, num_out = len(eqn.invars), len(eqn.outvars)
+    if "num_consts" in eqn.params:
+        start = eqn.params["num_consts"]
+        end = start + eqn.params["num_carry"]
+        consts, carry, steps = range(start), range(start, end), range(end, num_in)
+        carry_out = range(end - start)
+        stacked = range(end - start, num_out)
+    else:
+        consts, carry, steps = eqn.params["ft_in"].update(range(num_in)).unpack()
+        carry_out, stacked = eqn.params["ft_out"].update(range(num_out)).unpack()
+    return ScanParts(*map(list, (consts, carry, steps, carry_out, stacked)))
 
 
 def open_program(program: Program) -> Jaxpr:

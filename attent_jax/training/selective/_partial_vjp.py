@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from attent_jax._checks import leading_size
 from attent_jax.training.selective._compare_programs import RowsNotIndependent
 from attent_jax.training.selective._groups import take_in_groups
+from attent_jax.training.selective._one_row import check_one_row
 from attent_jax.training.selective._row_independence import (
     input_values,
     output_values,
@@ -60,14 +61,19 @@ def partial_vjp(
     copies = 2 if num_selected == 1 else 1
     num_traced = copies * num_selected
 
+    def trace_loss(size):
+        return _trace_loss(losses_and_aux, params, rng, batch, size)
+
     def trace(size):
-        return _trace(losses_and_aux, params, rng, batch, size)
+        return _trace(trace_loss(size), params, rng)
 
     main = trace(num_rows)
     small = main if num_traced == num_rows else trace(num_traced)
     twin = trace(2 * num_traced) if num_rows in (1, num_traced) else main
     try:
         residual_values = _prove(twin, small)
+        if copies > 1:
+            check_one_row(trace_loss(1).program, small.loss)
     except RowsNotIndependent as found:
         raise ValueError(
             f"reuse_forward=True needs a loss that provably treats each row of the "
@@ -96,10 +102,22 @@ def partial_vjp(
     return losses, aux, gradient
 
 
+class _TracedLoss(NamedTuple):
+    """A loss, traced at one batch size."""
+
+    program: ClosedJaxpr
+    results: Any
+    """Losses and aux, abstract."""
+    batch: Any
+    """Abstract."""
+    size: int
+
+
 class _Trace(NamedTuple):
     """Both passes of a loss, traced at one batch size."""
 
     size: int
+    loss: ClosedJaxpr
     forward: ClosedJaxpr
     outputs: Any
     """Losses, the function that `jax.vjp` returns, aux; abstract."""
@@ -116,26 +134,30 @@ class _Trace(NamedTuple):
         return jax.tree.unflatten(jax.tree.structure(self.gradient), values)
 
 
-def _trace(losses_and_aux, params, rng, batch, size) -> _Trace:
+def _trace_loss(losses_and_aux, params, rng, batch, size) -> _TracedLoss:
     batch = jax.eval_shape(
         lambda batch: jax.tree.map(
             lambda leaf: jnp.take(leaf, jnp.zeros(size, int), axis=0), batch
         ),
         batch,
     )
-    loss, results = jax.make_jaxpr(losses_and_aux, return_shape=True)(
-        params, rng, batch
-    )
-    run_loss = jaxpr_as_fun(save_random_draws(loss))
+    trace = jax.make_jaxpr(losses_and_aux, return_shape=True)
+    return _TracedLoss(*trace(params, rng, batch), batch, size)
+
+
+def _trace(loss: _TracedLoss, params, rng) -> _Trace:
+    run_loss = jaxpr_as_fun(save_random_draws(loss.program))
 
     def forward(params, rng, batch):
         def run(params):
             values = run_loss(*jax.tree.leaves((params, rng, batch)))
-            return jax.tree.unflatten(jax.tree.structure(results), values)
+            return jax.tree.unflatten(jax.tree.structure(loss.results), values)
 
         return jax.vjp(run, params, has_aux=True)
 
-    program, outputs = jax.make_jaxpr(forward, return_shape=True)(params, rng, batch)
+    program, outputs = jax.make_jaxpr(forward, return_shape=True)(
+        params, rng, loss.batch
+    )
     losses, pull_back, _ = outputs
     residuals, structure = jax.tree.flatten(pull_back)
 
@@ -145,7 +167,7 @@ def _trace(losses_and_aux, params, rng, batch, size) -> _Trace:
     backward, gradient = jax.make_jaxpr(pull_back_rows, return_shape=True)(
         residuals, losses
     )
-    return _Trace(size, program, outputs, backward, gradient)
+    return _Trace(loss.size, loss.program, program, outputs, backward, gradient)
 
 
 def _prove(one: _Trace, two: _Trace) -> list[Value]:

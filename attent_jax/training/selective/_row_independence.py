@@ -25,6 +25,7 @@ from attent_jax.training.selective._compare_programs import (
     open_program,
     paired_operations,
     programs_in,
+    scan_parts,
 )
 from attent_jax.training.selective._row_rules import RANDOM, RULES
 from attent_jax.training.selective._row_values import (
@@ -201,22 +202,33 @@ class _Walk:
 
     def _scan(self, op, ins):
         body, twin = op.params["jaxpr"], op.twin.params["jaxpr"]
-        num_consts, num_carry = (op.params[f"num_{n}"] for n in ("consts", "carry"))
-        consts, carry = ins[:num_consts], ins[num_consts : num_consts + num_carry]
-        steps = []
-        for value in ins[num_consts + num_carry :]:
+        parts = scan_parts(op.eqn)
+        if parts != scan_parts(op.twin):
+            return self._all(op, mixed(f"{op} depends on the number of rows"))
+        inputs = list(ins)
+        for position in parts.steps:
+            value = ins[position]
             if value.rows is not None and value.rows.axis == 0:
-                value = mixed(f"{op} steps over the rows")
-            elif value.rows is not None:
-                value = value._replace(rows=_moved(value.rows, -1))
-            steps.append(value)
+                inputs[position] = mixed(f"{op} steps over the rows")
+            else:
+                inputs[position] = value._replace(rows=_moved(value.rows, -1))
 
-        def results(carry):
-            return self(body, twin, [*consts, *carry, *steps])
+        def run(carry):
+            for position, value in zip(parts.carry, carry, strict=True):
+                inputs[position] = value
+            return self(body, twin, inputs)
 
-        carry = self._settle(op, carry, lambda carry: results(carry)[:num_carry])
-        stacked = results(carry)[num_carry:]
-        return [*carry, *(v._replace(rows=_moved(v.rows, 1)) for v in stacked)]
+        def step(carry):
+            outs = run(carry)
+            return [outs[position] for position in parts.carry_out]
+
+        carry = [ins[position] for position in parts.carry]
+        outs = run(self._settle(op, carry, step))
+        for position in parts.stacked:
+            outs[position] = outs[position]._replace(
+                rows=_moved(outs[position].rows, 1)
+            )
+        return outs
 
     def _settle(self, op, carry, step):
         """What holds of a loop's carry before and after every step."""

@@ -207,6 +207,27 @@ def test_a_derivative_not_linear_in_its_cotangent_is_exact_for_one_row():
     np.testing.assert_allclose(grad, 0.1 * 3, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "special_case",
+    {
+        "another head": lambda w, x: jnp.tanh(x @ w.T),
+        "another sign": lambda w, x: jnp.tanh(-(x @ w)),
+        "another operation": lambda w, x: jnp.sin(x @ w),
+    }.items(),
+    ids=lambda case: case[0],
+)
+def test_a_special_case_for_one_row_is_refused_if_one_is_selected(special_case):
+    def loss_fn(w, rng, batch):
+        h = special_case[1](w, batch) if len(batch) == 1 else jnp.tanh(batch @ w)
+        return jnp.sum(h, (1, 2))
+
+    value_and_grad = selective_value_and_grad(
+        loss_fn, selectors.top_k(), num_selected=1, reuse_forward=True
+    )
+    with pytest.raises(ValueError, match="one row is treated in another way"):
+        jax.eval_shape(lambda w: value_and_grad(w, None, X), W)
+
+
 def test_an_operation_without_a_rule_is_refused_by_its_name():
     def loss_fn(w, rng, batch):
         h = jax.lax.stop_gradient(batch[0])
