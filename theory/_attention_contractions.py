@@ -13,30 +13,30 @@ from theory._attention_layer import AttentionParams, Tokens, attention_outputs
 
 
 class AttentionKernel(NamedTuple):
-    """The ANTK by the weights it comes from; each part is positive semi-definite."""
+    """The ANTK by contribution; each part is positive semi-definite."""
 
     q: Float[Array, "n m ..."]
-    """Of the queries' weights: how tokens move where they look."""
+    """Contribution of the queries' weights."""
     k: Float[Array, "n m ..."]
-    """Of the keys' weights: how tokens move who looks at them."""
+    """Contribution of the keys' weights."""
     v: Float[Array, "n m ..."]
-    """Of the values' weights."""
+    """Contribution of the values' weights."""
     o: Float[Array, "n m ..."]
-    """Of the output projection; 0 without one."""
+    """Contribution of the output projection; 0 without one."""
 
     @property
     def total(self) -> Float[Array, "n m ..."]:
-        """The ANTK of all weights together."""
+        """The ANTK of all weights: the sum of the contributions."""
         return self.q + self.k + self.v + self.o
 
 
 def full(
     params: AttentionParams, causal: bool, a: Tokens, b: Tokens
 ) -> AttentionKernel:
-    """Between all outputs of all tokens, `[n, m, s, t, p, p]`."""
+    """Kernels between all outputs of all tokens, `[n, m, s, t, p, p]`."""
 
     def row(tokens) -> tuple[Array, Array]:
-        """The large parts, of one sequence of x1: what fits the cache is faster."""
+        """The large parts, for one sequence of x1: faster, as it fits the cache."""
         x, q, m, omega = tokens
         by_q = jnp.einsum("hjci,hmldi->mjlcd", omega, b.omega)
         by_k = _sum_over_heads(
@@ -61,7 +61,7 @@ def full(
 def trace(
     params: AttentionParams, causal: bool, a: Tokens, b: Tokens
 ) -> AttentionKernel:
-    """Between tokens, the mean over equal outputs, `[n, m, s, t]`."""
+    """Kernels between tokens, the mean over equal outputs, `[n, m, s, t]`."""
     num_outputs = a.u.shape[-1]
     norms = jnp.einsum("hcc->h", _output_gram(params)) / num_outputs
     weighted = norms[:, None, None, None] * a.g
@@ -84,7 +84,7 @@ def trace(
 def pool(
     params: AttentionParams, causal: bool, a: Tokens, b: Tokens
 ) -> AttentionKernel:
-    """Of the outputs' mean over tokens, `[n, m, p, p]`."""
+    """Kernels of the outputs' mean over tokens, `[n, m, p, p]`."""
     if _is_cheaper_by_pairs(a, b):
         q, k = _pool_pairs(a, b)
     else:
@@ -102,9 +102,9 @@ def pool(
 
 
 def _is_cheaper_by_pairs(a: Tokens, b: Tokens) -> bool:
-    """Whether few tokens make the pairwise contraction the faster one, by FLOPs.
+    """Whether the pairwise contraction is faster, as it is for few tokens.
 
-    Its contractions are small: they run at a third of the rate of one large product.
+    By FLOPs: small contractions run at a third of the rate of one large product.
     """
     s, t = a.x.shape[1], b.x.shape[1]
     *_, p, num_features = a.m.shape

@@ -1,4 +1,4 @@
-"""Self-attention, and what its kernel needs of each sequence."""
+"""Self-attention, and what its kernel needs from each sequence."""
 
 from typing import NamedTuple
 
@@ -17,11 +17,11 @@ class AttentionParams(NamedTuple):
     w_v: Float[Array, "H D e"]
     """`[H, D, e]`"""
     w_o: Float[Array, "H e p"] | None = None
-    """`[H, e, p]`; None, for one head only: the values are the outputs, p = e."""
+    """`[H, e, p]`; None (only for one head): the values are the outputs, p = e."""
 
 
 class Tokens(NamedTuple):
-    """What the kernel needs of the sequences; 1/√k is shared by q and omega."""
+    """What the kernel needs from the sequences; 1/√k is split over q and omega."""
 
     x: Float[Array, "n s D"]
     q: Float[Array, "H n s k"]
@@ -34,7 +34,7 @@ class Tokens(NamedTuple):
 
 
 def attend(params: AttentionParams, x: Float[Array, "n s D"], causal: bool):
-    """Scaled queries, keys, attention weights P and what the heads output of each U."""
+    """Scaled queries, keys, attention weights P and each token's U."""
     q = jnp.einsum("nja,hai->hnji", x, params.w_q) * params.w_q.shape[-1] ** -0.5
     keys = jnp.einsum("nja,hai->hnji", x, params.w_k)
     logits = jnp.einsum("hnji,hnli->hnjl", q, keys)
@@ -56,7 +56,7 @@ def attention_outputs(params: AttentionParams, x: Array, causal: bool):
 def tokens_of(params: AttentionParams, x: Array, causal: bool) -> Tokens:
     q, keys, weights, u = attend(params, x, causal)
     g = jnp.einsum("hnjl,nla->hnja", weights, x)
-    # Covariances do not feel a shift; centred, they do not cancel in float32 either.
+    # A shift does not change covariances; centring avoids cancellation in float32.
     u = u - u.mean(axis=2, keepdims=True)
     centred = jnp.broadcast_to(x - x.mean(axis=1, keepdims=True), (len(u), *x.shape))
     return Tokens(

@@ -13,13 +13,13 @@ GIB = 2**30
 
 
 def check_count(name: str, value: Any) -> None:
-    """Refuse what is no positive integer."""
+    """Refuse anything but a positive integer."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}.")
 
 
 def leading_size(name: str, tree: Any) -> int:
-    """The length of the axis that all leaves share first: the examples."""
+    """The length of the leaves' common first axis: the number of examples."""
     sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
     if len(sizes) != 1 or (size := sizes.pop()) in {(), (0,)}:
         shapes = jax.tree.map(np.shape, tree)
@@ -41,7 +41,7 @@ def check_fits(what: str, num_bytes: int, remedy: str) -> None:
 
 
 def memory_bytes() -> int:
-    """Bytes of the default device's memory; on the CPU, of the machine's."""
+    """Bytes of memory of the default device, or of the machine if that is a CPU."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"]
@@ -49,7 +49,7 @@ def memory_bytes() -> int:
 
 
 def warn_unless_float64(what: str, tree: Any) -> None:
-    """Warn, once for each `what`, where rounding would drown what is measured."""
+    """Warn once for each `what` if rounding is larger than the quantity."""
     dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(tree)}
     floats = {dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)}
     if floats - {jnp.dtype("float64")}:

@@ -1,10 +1,10 @@
 """The one place that imports neural-tangents.
 
-neural-tangents 0.6.5 was written for a jax that kept a few names in other modules, and
-imports TensorFlow for a submodule that nothing here uses. Both are lent to it while it
-is imported and taken back afterwards: no module of jax stays changed.
+neural-tangents 0.6.5 was written for a jax that kept a few names in other modules. It
+also imports TensorFlow for a submodule that is not used here. Both are provided while
+it is imported and removed afterwards, so that no module of jax stays changed.
 
-Of its four implementations of the empirical NTK two still work on today's jax,
+Two of its four implementations of the empirical NTK work on today's jax:
 `JACOBIAN_CONTRACTION` and `NTK_VECTOR_PRODUCTS`.
 """
 
@@ -28,7 +28,7 @@ _ABSENT = object()
 
 @contextlib.contextmanager
 def _names_of_older_jax() -> Iterator[None]:
-    """Lend jax the names that neural-tangents looks for, and take them back."""
+    """Add the names that neural-tangents looks for to jax, and remove them again."""
     core = jax.extend.core
     lent = {
         jax.core: {
@@ -61,7 +61,7 @@ def _names_of_older_jax() -> Iterator[None]:
 
 @contextlib.contextmanager
 def known_warnings() -> Iterator[None]:
-    """Silence what jax says of neural-tangents' calls, and it of its tied weights."""
+    """Silence jax's warnings about neural-tangents, and its own about tied weights."""
     with warnings.catch_warnings():
         for message in ("size requires ndarray", "Linear scaling attention used"):
             warnings.filterwarnings("ignore", message)
@@ -77,13 +77,13 @@ def _safe_zip(*sequences):
 
 
 def _without_tensorflow() -> types.ModuleType:
-    """Stands for the submodule that needs TensorFlow."""
+    """A placeholder for the submodule that needs TensorFlow."""
     experimental = types.ModuleType("neural_tangents.experimental")
 
     def absent(name: str):
         raise AttributeError(
             f"neural_tangents.experimental.{name} needs TensorFlow, which attent-jax "
-            f"leaves out: import neural_tangents by itself, beside TensorFlow."
+            f"does not install: import neural_tangents without attent-jax."
         )
 
     vars(experimental)["__getattr__"] = absent
@@ -106,7 +106,7 @@ def _import() -> types.ModuleType:
             raise ModuleNotFoundError(
                 "theory/ needs neural-tangents: run `make setup` in the repository, or "
                 "pip install --no-deps neural-tangents frozendict (with its "
-                "dependencies it would bring TensorFlow, which nothing here uses).",
+                "dependencies it would install TensorFlow, which is not used here).",
                 name="neural_tangents",
             ) from None
         raise ImportError(

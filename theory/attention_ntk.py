@@ -1,24 +1,23 @@
 """The ANTK of self-attention in closed form, by contribution.
 
-Of n, m sequences of s, t tokens of D features, H heads have keys of size k and values
-of size e, and p outputs a token. Per head,
+There are n and m sequences of s and t tokens with D features. The H heads have keys of
+size k and values of size e, and there are p outputs per token. Per head,
 
     Q = S W_Q, K = S W_K, V = S W_V, P = softmax(Q Kᵀ / √k), U = V W_O, Y = P U.
 
-Two covariances under the attention P_j of token j say all that the softmax does to the
-kernel. They are the importance that adapts it: both vanish where attention saturates on
-one token, not where it is uniform.
+The softmax enters the kernel through two covariances under the attention P_j of token
+j. Both vanish where attention saturates on one token, but not where it is uniform.
 
     M_jca = Cov_{l ~ P_j}(U_lc, S_la),    ω_jci = Cov_{l ~ P_j}(U_lc, K_li)
 
-and with them, heads summed (primes: the second sequence),
+With them, summed over heads (primes denote the second sequence),
 
     Θ_Q[j, l, c, c'] = (S_j · S'_l) (ω_jc · ω'_lc') / k
     Θ_K[j, l, c, c'] = (Q_j · Q'_l) (M_jc · M'_lc') / k
     Θ_V[j, l, c, c'] = (G_j · G'_l) (W_Oᵀ W_O)_cc',    G = P S
     Θ_O[j, l, c, c'] = (F_j · F'_l) δ_cc',             F = P V.
 
-The paper (Sec. 3) defines the kernel; these forms of it are this library's.
+The paper (Sec. 3) defines the kernel. These closed forms are derived here.
 """
 
 import functools
@@ -47,7 +46,7 @@ _READOUTS = {
 def attention(
     params: AttentionParams, x: Float[Array, "n s D"], *, causal: bool = False
 ) -> Float[Array, "n s p"]:
-    """Softmax self-attention, heads summed through their output projections.
+    """Softmax self-attention, summed over heads after their output projections.
 
     Args:
       params: the layer's weights.
@@ -77,21 +76,21 @@ def attention_ntk(
     readout: Readout = "full",
     batch_size: int | None = None,
 ) -> AttentionKernel:
-    """The ANTK of `attention`, in closed form: no Jacobian of the tokens is held.
+    """The ANTK of `attention` in closed form, without the Jacobian of the tokens.
 
-    Beside the result it holds H·s·p·(D + k) numbers per sequence, and for "pool", which
-    takes the pooled outputs' derivatives by W_Q and W_K unless sequences are short,
-    H·p·s²: `batch_size` bounds both. Works under jit, vmap and grad.
+    Besides the result it holds H·s·p·(D + k) numbers per sequence. For "pool" it holds
+    H·p·s² unless sequences are short, because it uses the derivatives of the pooled
+    outputs by W_Q and W_K. `batch_size` bounds both. Works under jit, vmap and grad.
 
     Args:
       params: the layer's weights.
       x1: `[n, s, D]` sequences.
-      x2: `[m, t, D]` sequences, of another length if you like. None: x1 again.
+      x2: `[m, t, D]` sequences, possibly of another length. None: x1.
       causal: as in `attention`.
       readout: which kernel. "full": between all outputs of all tokens. "trace": between
         tokens, the mean over equal outputs. "pool": of the mean over tokens.
-      batch_size: sequences of a block, in rows and columns; bounds the memory beside
-        the result. None: all at once.
+      batch_size: number of sequences of a block, in rows and columns; bounds the memory
+        besides the result. None: all at once.
 
     Returns:
       Four kernels, each full `[n, m, s, t, p, p]`, trace `[n, m, s, t]` or pool

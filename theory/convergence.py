@@ -1,9 +1,9 @@
-"""Whether the ANTK stops moving: distances between kernels, and a tracker of them.
+"""Does the ANTK converge? Distances between kernels, and a tracker.
 
-Paper, Theorem 3: K_θt converges as training does. Look at it on a fixed held-out probe
-set, and never at the distance to the last kernel alone, which ends at 0 by
-construction: the distance from the first kernel says whether it moved at all, the
-velocity per residual whether it has stopped or only training has.
+Paper, Theorem 3: K_θt converges as training does. Measure it on a fixed held-out probe
+set. The distance to the last kernel alone is not enough, because it ends at 0 by
+construction. The distance from the first kernel shows whether the kernel moved at all.
+The velocity per residual shows whether the kernel has stopped, or only training.
 """
 
 from collections.abc import Callable, Iterable
@@ -45,8 +45,8 @@ def cosine(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, ""]:
 def cka(a: Float[Array, "n n ..."], b: Float[Array, "n n ..."]) -> Float[Array, ""]:
     """Centred kernel alignment: the cosine of HAH and HBH, H = 1 − 11ᵀ/n.
 
-    (Cortes et al., 2012; Kornblith et al., 2019.) The mean is over all outputs, tokens
-    and channels included: blind to what is added to every entry alike.
+    (Cortes et al., 2012; Kornblith et al., 2019.) The mean is over all outputs, with
+    tokens and channels. A constant added to every entry does not change it.
 
     Example:
       >>> import jax.numpy as jnp
@@ -64,7 +64,7 @@ def target_alignment(
 ) -> Float[Array, ""]:
     """Kernel-target alignment: the cosine of K and yyᵀ (Cristianini et al., 2001).
 
-    Targets that have axes beyond the kernel's (traced channels) give Σ_c y_c y_cᵀ.
+    If targets have more axes than the kernel (traced channels), it uses Σ_c y_c y_cᵀ.
 
     Raises:
       ValueError: if there is no target for each of the kernel's rows.
@@ -87,45 +87,45 @@ def target_alignment(
 
 
 class KernelRecord(NamedTuple):
-    """A kernel at one step of training. NaN: not to be had."""
+    """A kernel at one step of training. NaN: unavailable."""
 
     step: int
     distance_from_first: float
     """Relative Frobenius distance from the first kernel recorded."""
     velocity: float
-    """Relative distance from the kernel recorded before, per step; NaN at first."""
+    """Relative distance from the previous record, per step; NaN for the first."""
     distance_to_last: float
-    """Relative distance to the last kernel; NaN where this one was let go."""
+    """Relative distance to the last kernel; NaN if this one was discarded."""
     cosine_to_last: float
-    """Cosine with the last kernel; NaN where this one was let go."""
+    """Cosine with the last kernel; NaN if this one was discarded."""
     cka_to_last: float
-    """CKA with the last kernel; NaN where this one was let go."""
+    """CKA with the last kernel; NaN if this one was discarded."""
     target_alignment: float
-    """With the targets; NaN without them."""
+    """Alignment with the targets; NaN without them."""
     eigenvalues: np.ndarray
-    """`[outputs]` descending."""
+    """`[outputs]` in descending order."""
     effective_rank: float
     participation_ratio: float
     condition_number: float
     residual_norm: float
-    """‖∂L/∂f‖ or what `residual_fn` measures; NaN without it."""
+    """What `residual_fn` measures, such as ‖∂L/∂f‖; NaN without it."""
 
 
 class KernelTracker:
     """Follows a kernel through any training loop, in bounded memory.
 
-    Call it with every step; it computes at the chosen ones. For the distances to the
-    last kernel it keeps at most `max_kernels`: when there are more it lets go of every
-    second, and from then on keeps half as many. All other numbers are kept for every
-    chosen step.
+    Call it at every step. It computes the kernel at the chosen steps. For the distances
+    to the last kernel it keeps at most `max_kernels` kernels. When there are more it
+    discards every second one, and keeps half as many from then on. All other numbers
+    are kept for every chosen step.
 
     Args:
       kernel_fn: `(params) -> [n, n, ...]`, on a fixed probe set: close over it.
-      steps: the chosen steps; None: every step it is called with.
-      residual_fn: `(params) -> []`, such as the norm of ∂L/∂f, which tells a kernel
-        that has stopped from a training that has.
-      targets: `[n, ...]` of the probe set, for `target_alignment`.
-      max_kernels: how many kernels to keep, at least 2.
+      steps: the chosen steps. None: every step that it is called with.
+      residual_fn: `(params) -> []`, such as the norm of ∂L/∂f. It distinguishes a
+        kernel that has stopped from a training that has.
+      targets: `[n, ...]` targets of the probe set, for `target_alignment`.
+      max_kernels: number of kernels to keep, at least 2.
 
     Example:
       >>> import jax.numpy as jnp
@@ -165,10 +165,10 @@ class KernelTracker:
         self._stride = 1
 
     def __call__(self, step: int, params: Params) -> None:
-        """Record the kernel of these parameters, if the step is a chosen one.
+        """Record the kernel of these parameters if the step is a chosen one.
 
         Raises:
-          ValueError: if a chosen step does not come after the one before.
+          ValueError: if a chosen step does not come after the previous one.
         """
         step = int(step)
         if self._steps is not None and step not in self._steps:
@@ -184,7 +184,7 @@ class KernelTracker:
         self._keep(np.asarray(kernel))
 
     def records(self) -> list[KernelRecord]:
-        """What was recorded, in order, the last kernel so far taken as the limit."""
+        """The records in order; the last kernel so far counts as the limit."""
         if not self._records:
             return []
         kept = {step: jnp.asarray(kernel) for step, kernel in self._kept.items()}
@@ -201,13 +201,13 @@ class KernelTracker:
         ]
 
     def kernels(self) -> dict[int, np.ndarray]:
-        """The kernels kept, by step: the first and the last among them."""
+        """The kernels kept, by step, with the first and the last."""
         return dict(self._kept)
 
     def _keep(self, kernel: np.ndarray) -> None:
-        """Keep the newest, and every so many of the others, from all of training."""
+        """Keep the newest kernel, and others evenly spaced over all of training."""
         if (len(self._records) - 2) % self._stride:
-            self._kept.popitem()  # the newest until now
+            self._kept.popitem()  # the previous newest
         self._kept[self._records[-1].step] = kernel
         while len(self._kept) > self._max_kernels:
             self._stride *= 2

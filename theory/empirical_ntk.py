@@ -1,7 +1,7 @@
-"""The empirical ANTK of any network: as a kernel, and as an operator without one.
+"""The empirical ANTK of any network, as a kernel and as an operator.
 
 Paper, Sec. 3: K_θ(S, S') = ⟨∂f_θ(S)/∂θ, ∂f_θ(S')/∂θ⟩. Gradient descent on θ moves the
-function along it: df/dt = −(η/N) K_θ ∂L/∂f.
+function along this kernel: df/dt = −(η/N) K_θ ∂L/∂f.
 """
 
 import math
@@ -26,9 +26,9 @@ _IMPLEMENTATIONS = {
 
 
 class DeterministicApplyFn(Protocol):
-    """The network's outputs, `[n, ...]`, a row per example; you write it.
+    """Your network's outputs, `[n, ...]`, a row per example.
 
-    No example's output may depend on another example (no batch norm).
+    An example's output must not depend on other examples (no batch norm).
     """
 
     def __call__(self, params: Params, x: Batch, /) -> Float[Array, "n ..."]: ...
@@ -43,7 +43,7 @@ class KernelFn(Protocol):
 
 
 class KernelProductFn(Protocol):
-    """K v for the kernel between examples, without the kernel."""
+    """K v for the kernel K between examples, without computing K."""
 
     def __call__(
         self,
@@ -65,15 +65,16 @@ def empirical_ntk(
     batch_size: int | None = None,
     trainable: Trainable = True,
 ) -> KernelFn:
-    """The empirical ANTK, by neural-tangents, in its layout and scaling.
+    """The empirical ANTK, computed by neural-tangents, in its layout and scaling.
 
     Args:
       apply_fn: `(params, x) -> [n, ...]`, deterministic.
       trace_axes: output axes over whose equal entries the kernel is averaged; `()` for
         the full kernel.
-      implementation: "jacobian_contraction" holds the Jacobian of a block's outputs;
-        "ntk_vector_products" holds none, and is slower but for few outputs.
-      batch_size: compute blocks of so many examples by as many. None: all at once.
+      implementation: "jacobian_contraction" holds the Jacobian of a block's outputs.
+        "ntk_vector_products" does not, and is slower unless there are few outputs.
+      batch_size: compute blocks of `batch_size` × `batch_size` examples. None: all at
+        once.
       trainable: which parameters count, such as a layer's or LoRA's: True for all, a
         pytree prefix of bools, or a function of a leaf's path, as in
         `attent_jax.training.partition_params`.
@@ -81,7 +82,7 @@ def empirical_ntk(
     Returns:
       `(params, x1, x2=None) -> kernel`: for outputs `[n, s, p]` and `[m, t, p]` the
       traced kernel `[n, m, s, t]` (divided by p) or the full one `[n, m, s, t, p, p]`.
-      `x2=None` means x1; with batch_size it costs about half.
+      `x2=None` means x1; with `batch_size` that costs about half.
 
     Raises:
       ValueError: if an argument is unknown, the outputs of x1 and x2 do not match, or
@@ -151,8 +152,8 @@ def ntk_vector_product(
 ) -> KernelProductFn:
     """The full empirical ANTK as an operator, v -> K v, for pools of any size.
 
-    One vjp on x2 and one jvp on x1: K(x1, x2) v = J(x1) (J(x2)ᵀ v), the cost of about
-    one training step, in its memory.
+    It takes one vjp on x2 and one jvp on x1: K(x1, x2) v = J(x1) (J(x2)ᵀ v). Time and
+    memory are about those of a training step.
 
     Args:
       apply_fn: `(params, x) -> [n, ...]`, deterministic.
@@ -160,8 +161,8 @@ def ntk_vector_product(
       trainable: which parameters count, as in `empirical_ntk`.
 
     Returns:
-      `(params, values, x1, x2=None) -> [n, ...]`: values of the shape of f(x2), the
-      product of that of f(x1).
+      `(params, values, x1, x2=None) -> [n, ...]`. Values have the shape of f(x2), the
+      product has that of f(x1).
 
     Raises:
       ValueError: if values do not have the shape of the outputs.
@@ -206,7 +207,7 @@ def ntk_vector_product(
 
 
 def _apply(apply_fn, params: Params, x: Batch, batch_size: int | None) -> Array:
-    """`apply_fn(params, x)`, so that its derivatives hold one batch at a time."""
+    """`apply_fn(params, x)`, whose derivatives hold one batch at a time."""
     if batch_size is None:
         return apply_fn(params, x)
 
@@ -220,7 +221,7 @@ def _apply(apply_fn, params: Params, x: Batch, batch_size: int | None) -> Array:
 def _outputs(
     apply_fn: DeterministicApplyFn, params: Params, x1: Batch, x2: Batch | None
 ) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    """What the network makes of both, abstractly; they must differ in length only."""
+    """The abstract outputs on both inputs, which may differ in length only."""
     outputs = []
     for name, x in (("x1", x1), ("x2", x1 if x2 is None else x2)):
         num_examples = leading_size(name, x)
@@ -248,7 +249,7 @@ def _outputs(
 
 
 def _traced(trace_axes: Sequence[int], outputs1, outputs2) -> set[int]:
-    """The traced axes, counted from the front."""
+    """The traced axes as non-negative numbers."""
     if isinstance(trace_axes, int):
         raise TypeError(f"trace_axes must be a sequence: pass ({trace_axes},).")
     traced = set()

@@ -1,8 +1,9 @@
 """Descent and teaching in function space, under any kernel.
 
-Paper, Sec. 3-4: functional gradient descent moves the learner's function itself,
-f ← f − (η/N) Σᵢ K(·, Sᵢ) ∂L/∂f(Sᵢ); parameters do the same to first order in η with
-K = K_θ, the ANTK. A greedy teacher picks the examples where f is furthest from f*.
+Paper, Sec. 3-4: functional gradient descent changes the learner's function itself,
+f ← f − (η/N) Σᵢ K(·, Sᵢ) ∂L/∂f(Sᵢ). Gradient descent on the parameters does the same to
+first order in η, with K = K_θ, the ANTK. A greedy teacher selects the examples on which
+f is furthest from f*.
 """
 
 from collections.abc import Callable
@@ -19,17 +20,17 @@ from theory.layout import kernel_product
 from theory.spectrum import rounding, square_matrix
 
 FunctionalGradientFn = Callable[[Float[Array, "n ..."]], Float[Array, "n ..."]]
-"""∂ℓᵢ/∂f(Sᵢ) of each example's own loss, from outputs on the pool; for half the squared
-error, `outputs - targets`."""
+"""∂ℓᵢ/∂f(Sᵢ) of each example's loss, given the outputs on the pool. For half the
+squared error it is `outputs - targets`."""
 
 
 class DescentState(NamedTuple):
-    """The function, on the points where it is followed."""
+    """The function's values on the points."""
 
     step: Int[Array, ""]
     """`[]` steps taken."""
     outputs: Float[Array, "points ..."]
-    """`[points, ...]` its values: on the pool of N examples, then on any others."""
+    """`[points, ...]` values on the pool of N examples, then on any others."""
 
 
 class FunctionalDescent(NamedTuple):
@@ -40,8 +41,8 @@ class FunctionalDescent(NamedTuple):
     functional_gradient: Callable[[DescentState], Float[Array, "pool ..."]]
     """`(state) -> [N, ...]` ∂ℓᵢ/∂f(Sᵢ) on the pool."""
     step: Callable[[DescentState, Float[Array, "pool"]], DescentState]
-    """`(state, weights[N]) -> state`: descends on Σᵢ weightsᵢ ℓᵢ, so that 1/N each is
-    the full batch, and 1/m on m selected ones a teacher's step."""
+    """`(state, weights[N]) -> state`: descends on Σᵢ weightsᵢ ℓᵢ. Weights of 1/N are
+    the full batch; weights of 1/m on m selected examples are a teacher's step."""
 
 
 def functional_gradient_descent(
@@ -49,11 +50,11 @@ def functional_gradient_descent(
     functional_gradient_fn: FunctionalGradientFn,
     learning_rate: float | Float[Array, ""],
 ) -> FunctionalDescent:
-    """Gradient descent on a function that moves along a fixed kernel.
+    """Gradient descent on a function along a fixed kernel.
 
     Args:
-      kernel: `[points, N, ...]`, in the layout of `theory.layout`, between the points
-        where the function is followed, the pool first, and the pool.
+      kernel: `[points, N, ...]`, in the layout of `theory.layout`, between all points
+        (the pool first) and the pool.
       functional_gradient_fn: ∂ℓ/∂f on the pool.
       learning_rate: η.
 
@@ -104,17 +105,17 @@ def teach_function(
     rng: jax.Array,
     score_fn: Callable[[Float[Array, "pool ..."]], Float[Array, "pool"]] | None = None,
 ) -> tuple[DescentState, Float[Array, "num_steps pool ..."]]:
-    """Descend on a new selection at every step: teaching in function space.
+    """Teach in function space: descend on a new selection at every step.
 
-    `selectors.top_k()` is the paper's greedy teacher, `gumbel_top_k` its soft one,
-    `uniform` the random control. It is a scan: jit the call if it is made often.
+    `selectors.top_k()` is the paper's greedy teacher, `gumbel_top_k` the soft one, and
+    `uniform` the random control. The steps are a scan: jit the call if you repeat it.
 
     Args:
       descent: from `functional_gradient_descent`.
-      outputs: where the function starts.
-      select_fn: which examples, from their scores.
-      num_selected: m, how many a step; its loss is their mean.
-      num_steps: how many steps.
+      outputs: the function's initial values.
+      select_fn: selects examples by their scores.
+      num_selected: m, the number of examples per step; the loss is their mean.
+      num_steps: number of steps.
       rng: a typed key; step t uses `fold_in(rng, t)`.
       score_fn: `(functional_gradient[N, ...]) -> [N]`. None: its norm, for half the
         squared error ‖f(Sᵢ) − f*(Sᵢ)‖ (paper, Alg. 1).
@@ -133,7 +134,7 @@ def teach_function(
       ...     jnp.eye(2), lambda outputs: outputs - targets, learning_rate=1.0)
       >>> state, _ = teach_function(descent, jnp.zeros(2), selectors.top_k(),
       ...     num_selected=1, num_steps=1, rng=jax.random.key(0))
-      >>> state.outputs.tolist()  # the furthest is taught
+      >>> state.outputs.tolist()  # the example with the largest error
       [3.0, 0.0]
     """
     check_count("num_selected", num_selected)
@@ -163,16 +164,16 @@ def predict_mse(
     kernel_to_points: Float[Array, "points pool ..."] | None = None,
     outputs_on_points: Float[Array, "points ..."] | None = None,
 ) -> Float[Array, "points ..."]:
-    """Where full-batch descent on half the mean squared error is, in closed form.
+    """The function after full-batch descent on half the mean squared error.
 
-    f_T(z) = f_0(z) + K(z, X) K⁻¹ (1 − (1 − ηK/N)^T) (y − f_0(X)); directions with
-    eigenvalue 0 never move.
+    f_T(z) = f_0(z) + K(z, X) K⁻¹ (1 − (1 − ηK/N)^T) (y − f_0(X)); directions
+    with eigenvalue 0 do not change.
 
     Args:
-      kernel: `[N, N, ...]` of the pool.
+      kernel: `[N, N, ...]` on the pool.
       outputs: f_0 on the pool.
       targets: y.
-      learning_rate: η; the limit is that of any η below 2N/λ_max.
+      learning_rate: η; any η below 2N/λ_max has the same limit.
       num_steps: T, a Python number; inf for the limit (ridgeless kernel regression).
       kernel_to_points: `[points, N, ...]` from the pool to where f is predicted, with
         `outputs_on_points` f_0 there. None: on the pool.
@@ -228,11 +229,11 @@ def consistency_residual(
     learning_rate: float | Float[Array, ""],
     points: Batch | None = None,
 ) -> Float[Array, ""]:
-    """How far one step of the parameters is from one step of the function.
+    """Relative difference between a step of the parameters and one of the function.
 
-    ‖Δf + (η/N) K_θ g‖ / ‖(η/N) K_θ g‖, where Δf is what a gradient step on the mean
-    loss does to the outputs. It is O(η): functional and parameter descent agree in the
-    limit (paper, Sec. 3).
+    ‖Δf + (η/N) K_θ g‖ / ‖(η/N) K_θ g‖, where Δf is the change of the outputs by a
+    gradient step on the mean loss. It is O(η): functional and parameter descent agree
+    in the limit (paper, Sec. 3).
 
     Args:
       apply_fn: `(params, x) -> [n, ...]`.
@@ -240,7 +241,7 @@ def consistency_residual(
       params: θ.
       x: the pool, N examples.
       learning_rate: η.
-      points: where f is compared. None: on the pool.
+      points: the points to compare f on. None: the pool.
 
     Example:
       >>> import jax.numpy as jnp

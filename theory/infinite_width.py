@@ -1,8 +1,8 @@
-"""Attention of infinite width: its analytic kernel, and how finite nets approach it.
+"""The analytic kernel of infinitely wide attention, and its finite approximations.
 
 Hron et al., *Infinite attention: NNGP and NTK for deep attention networks* (2020): with
-1/k logits and W_Q = W_K the ANTK at initialisation has a limit as heads and sizes grow,
-which neural-tangents computes. With 1/√k logits none is known in closed form.
+1/k logits and W_Q = W_K, the ANTK at initialisation has a limit as heads and sizes
+grow, which neural-tangents computes. With 1/√k logits no closed form is known.
 """
 
 from typing import NamedTuple
@@ -18,16 +18,16 @@ from theory.empirical_ntk import empirical_ntk
 
 
 class WidthConvergence(NamedTuple):
-    """How far finite networks' kernels are from the limit."""
+    """Distances of finite networks' kernels from the limit."""
 
     widths: tuple[int, ...]
-    """Of w heads, with keys and values of size w each."""
+    """Widths w: w heads, with keys and values of size w."""
     errors: Float[np.ndarray, "seeds widths"]
     """`[seeds, widths]` relative Frobenius distance of one network's kernel."""
     error_of_mean: Float[np.ndarray, "widths"]
-    """`[widths]` that of the mean kernel over seeds: bias, and noise averaged."""
+    """`[widths]` distance of the mean kernel over seeds."""
     slope: float
-    """Of log mean error against log w; −1 is 1/√(number of units), heads × size."""
+    """Slope of log mean error against log w; −1 means 1/√(heads × size)."""
 
 
 def analytic_attention_ntk(
@@ -35,8 +35,8 @@ def analytic_attention_ntk(
 ) -> Float[Array, "n m"]:
     """The limit kernel of one attention layer, averaged over tokens.
 
-    One softmax layer with 1/k logits and W_Q = W_K, in NTK parameterisation, mean
-    pooled. The kernel is that of any one output.
+    One softmax layer with 1/k logits and W_Q = W_K, in NTK parameterisation, with mean
+    pooling. The kernel is the same for each output.
 
     Args:
       x1: `[n, s, D]` sequences.
@@ -66,8 +66,8 @@ def finite_width_convergence(
 
     Args:
       x: `[n, s, D]` sequences.
-      widths: the numbers of heads, and of keys and values in each; two or more.
-      num_seeds: networks per width.
+      widths: at least two; each is the number of heads and the size of each.
+      num_seeds: number of networks per width.
       rng: a typed key.
 
     Raises:

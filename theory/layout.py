@@ -2,7 +2,7 @@
 
 The kernel between outputs `f(x1)` of shape `[n, s, p]` and `f(x2)` of shape `[m, t, p]`
 has shape `[n, m, s, t, p, p]`. A traced kernel `[n, m, s, t]` is the mean over equal
-channels; it stands for itself times the identity on channels.
+channels; it represents its product with the identity on channels.
 """
 
 import itertools
@@ -36,7 +36,7 @@ def as_matrix(kernel: Float[Array, "n m ..."]) -> Float[Array, "rows columns"]:
 
 
 def transpose(kernel: Float[Array, "n m ..."]) -> Float[Array, "m n ..."]:
-    """The kernel of (x2, x1) from that of (x1, x2): each pair of axes swapped."""
+    """The kernel of (x2, x1) from that of (x1, x2), by swapping each pair of axes."""
     _check_pairs(kernel)
     pairs = ((axis + 1, axis) for axis in range(0, kernel.ndim, 2))
     return kernel.transpose(tuple(itertools.chain.from_iterable(pairs)))
@@ -45,11 +45,11 @@ def transpose(kernel: Float[Array, "n m ..."]) -> Float[Array, "m n ..."]:
 def kernel_product(
     kernel: Float[Array, "n m ..."], values: Float[Array, "m ..."]
 ) -> Float[Array, "n ..."]:
-    """K v: what the values on x2 do to the function on x1.
+    """K v: the effect of values on x2 on the function on x1.
 
     Args:
-      kernel: `[n, m, s, t, ...]`; axes that it lacks at the end (traced channels) are
-        the identity's.
+      kernel: `[n, m, s, t, ...]`; missing axes at the end (traced channels) count as
+        the identity.
       values: `[m, t, ...]`, such as a functional gradient.
 
     Returns:
@@ -83,23 +83,23 @@ def blockwise(
     x2: Batch | None,
     batch_size: int,
 ) -> PyTree:
-    """`kernel_fn(x1, x2)`, computed `batch_size` by `batch_size` examples at a time.
+    """`kernel_fn(x1, x2)`, computed in blocks of `batch_size` × `batch_size` examples.
 
-    With `x2=None` (x1 again) what lies below the diagonal is copied from above it. The
-    blocks are a scan, so that under jit the program does not grow with their number.
+    With `x2=None` (x1 again) the part below the diagonal is copied from above it. The
+    blocks are a scan, so that the compiled program does not grow with their number.
 
     Args:
       kernel_fn: `(x1, x2) -> kernels`, a kernel or any pytree of them.
       x1: `[n, ...]` examples, any pytree.
       x2: `[m, ...]` or None.
-      batch_size: examples of a block, in rows and in columns.
+      batch_size: number of examples of a block, in rows and in columns.
     """
     check_count("batch_size", batch_size)
     is_symmetric = x2 is None
     x2 = x1 if x2 is None else x2
     num1, num2 = leading_size("x1", x1), leading_size("x2", x2)
     size1, size2 = min(batch_size, num1), min(batch_size, num2)
-    # The last block starts early enough to be whole: rows done twice come out alike.
+    # The last block starts early enough to be full; repeated rows give equal values.
     starts1 = [min(start, num1 - size1) for start in range(0, num1, size1)]
     starts2 = [min(start, num2 - size2) for start in range(0, num2, size2)]
     starts = [

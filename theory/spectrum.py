@@ -1,4 +1,4 @@
-"""The spectrum of a kernel: what it learns fast, and in how many directions."""
+"""The spectrum of a kernel: how fast it learns, and in how many directions."""
 
 from typing import NamedTuple
 
@@ -10,28 +10,28 @@ from theory.layout import as_matrix
 
 
 class Spectrum(NamedTuple):
-    """Eigenvalues of a kernel matrix, and numbers that sum them up."""
+    """Eigenvalues of a kernel matrix, and summaries of them."""
 
     eigenvalues: Float[Array, "outputs"]
-    """`[outputs]` descending; under gradient descent an error along the i-th
-    eigenvector shrinks by 1 − ηλᵢ/N a step."""
+    """`[outputs]` in descending order. Under gradient descent an error along the i-th
+    eigenvector shrinks by 1 − ηλᵢ/N per step."""
     effective_rank: Float[Array, ""]
     """exp of the entropy of λ/Σλ (Roy & Vetterli, 2007): from 1 to the number of
     outputs."""
     participation_ratio: Float[Array, ""]
-    """(Σλ)²/Σλ²: as effective_rank, less sensitive to small eigenvalues."""
+    """(Σλ)²/Σλ²: like effective_rank, but less sensitive to small eigenvalues."""
     condition_number: Float[Array, ""]
-    """Largest / smallest eigenvalue; inf where the kernel is singular to rounding."""
+    """Largest / smallest eigenvalue; inf if the kernel is singular up to rounding."""
 
 
 def spectrum(kernel: Float[Array, "n n ..."]) -> Spectrum:
     """The spectrum of a symmetric kernel, in any layout of `theory.layout`.
 
-    Eigenvalues below rounding (outputs × machine epsilon × the largest) count as 0; of
-    the kernel 0 the ranks are NaN.
+    Eigenvalues below rounding (outputs × machine epsilon × the largest) count as 0. The
+    ranks of the zero kernel are NaN.
 
     Args:
-      kernel: of some examples with themselves.
+      kernel: the kernel of examples with themselves.
 
     Raises:
       ValueError: if the kernel is not square.
@@ -46,7 +46,7 @@ def spectrum(kernel: Float[Array, "n n ..."]) -> Spectrum:
     warn_unless_float64("the spectrum", kernel)
     matrix = square_matrix(kernel)
     eigenvalues = jnp.linalg.eigvalsh(matrix)[::-1]
-    # NaN, of a network that diverged, stays NaN.
+    # NaN (from a network that diverged) stays NaN.
     eigenvalues = jnp.where(eigenvalues <= rounding(eigenvalues), 0, eigenvalues)
     shares = eigenvalues / eigenvalues.sum()
     entropy = -jnp.sum(shares * jnp.log(jnp.where(shares > 0, shares, 1)))
@@ -59,7 +59,7 @@ def spectrum(kernel: Float[Array, "n n ..."]) -> Spectrum:
 
 
 def rounding(eigenvalues: Float[Array, "outputs"]) -> Float[Array, ""]:
-    """Below it an eigenvalue of the matrix is 0, as far as one can tell."""
+    """Eigenvalues of the matrix below this are 0 up to rounding."""
     eps = jnp.finfo(eigenvalues.dtype).eps
     return len(eigenvalues) * eps * jnp.abs(eigenvalues).max()
 
@@ -67,7 +67,7 @@ def rounding(eigenvalues: Float[Array, "outputs"]) -> Float[Array, ""]:
 def max_learning_rate(kernel: Float[Array, "n n ..."]) -> Float[Array, ""]:
     """The step size 2N/λ_max above which full-batch descent on ½·MSE diverges.
 
-    For a mean over the N examples of half the squared error, under a constant kernel.
+    The loss is the mean over N examples of half the squared error, the kernel constant.
 
     Example:
       >>> import jax.numpy as jnp
