@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
@@ -72,7 +73,7 @@ def accumulate(
 
     zeros = jax.tree.map(
         lambda leaf: jnp.zeros_like(
-            leaf, dtype=jnp.promote_types(leaf.dtype, jnp.float32)
+            leaf, dtype=np.promote_types(leaf.dtype, np.float32)
         ),
         trained,
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
@@ -53,7 +54,7 @@ def update_trained(
     # In float32, because squares of float16 overflow where its values do not.
     grad_norm = optax.tree.norm(
         jax.tree.map(
-            lambda grad: grad.astype(jnp.promote_types(grad.dtype, jnp.float32)), grads
+            lambda grad: grad.astype(np.promote_types(grad.dtype, np.float32)), grads
         )
     )
     is_finite = jnp.isfinite(loss)

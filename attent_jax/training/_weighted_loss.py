@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from attent_jax._checks import check_per_example, leading_size, shown, takes
@@ -44,7 +45,8 @@ def weighted_sum(
     losses: Float[Array, "batch"], weights: Float[Array, "batch"]
 ) -> Float[Array, ""]:
     """Σ w_i L_i, in float32 at least."""
-    dtype = jnp.promote_types(losses.dtype, jnp.float32)
+    # NumPy's promotion, as JAX's may be set to refuse mixed types.
+    dtype = np.promote_types(losses.dtype, np.float32)
     return jnp.sum(losses.astype(dtype) * weights.astype(dtype))
 
 

@@ -107,25 +107,38 @@ def test_lbfgs_without_a_line_search_is_an_optimizer_like_others():
     assert losses[-1] < 0.7 * losses[0]
 
 
-@both_steps
-@pytest.mark.parametrize("x64", [False, True])
-def test_optimizers_work_under_strict_promotion_and_checks(make_step, x64):
+def reusing_step(optimizer):
+    return make_selective_train_step(
+        loss_fn, optimizer, selectors.top_k(), num_selected=4, reuse_forward=True
+    )
+
+
+def accumulating_step(optimizer):
+    return make_train_step(loss_fn, optimizer, num_microbatches=3)
+
+
+@pytest.mark.parametrize(
+    "make_step", [full_step, accumulating_step, selective_step, reusing_step]
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_steps_work_under_strict_promotion_and_checks(make_step, dtype):
     optimizer = optax.adamw(optax.cosine_decay_schedule(0.1, 10))  # optax mixes types
     with (
-        jax.enable_x64(x64),
+        jax.enable_x64(dtype == "float64"),
         jax.numpy_dtype_promotion("strict"),
         jax.debug_nans(True),
         jax.checking_leaks(),
     ):
-        state = init_train_state(np.ones(3, np.float32), optimizer)
+        state = init_train_state(jnp.ones(3, dtype), optimizer)
         types = jax.tree.map(jax.typeof, state)
-        step = make_step(optimizer)
-        state, _ = step(state, None, X, WEIGHTS)
+        step, batch = make_step(optimizer), X.astype(jnp.dtype(dtype))
+        state, _ = step(state, None, batch, WEIGHTS)
         # a row of weight 0 is NaN to the selector, which no check may see
-        state, info = step(state, None, X, WEIGHTS)
+        state, info = step(state, None, batch, WEIGHTS)
         assert jax.tree.map(jax.typeof, state) == types
-        assert info.loss.dtype == jnp.float32
-        assert np.isfinite(getattr(info, "scores", info.losses)).all()
+        assert info.loss.dtype == (jnp.float64 if dtype == "float64" else jnp.float32)
+        scores = getattr(info, "scores", info.losses)
+        assert bool(jnp.all(jnp.isfinite(scores)))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
@@ -40,7 +41,7 @@ def select_in_groups(
         indices = selection.indices[:per_group]
         weights = selection.weights[:per_group]
         if row_weights is not None:
-            dtype = jnp.promote_types(weights.dtype, row_weights.dtype)
+            dtype = np.promote_types(weights.dtype, row_weights.dtype)
             weights = weights.astype(dtype) * row_weights[indices].astype(dtype)
         return indices, weights
 
