@@ -33,6 +33,9 @@ def selectors_over(mesh: Mesh | None, pool_size: int) -> dict[str, SelectFn]:
         "top_k": selectors.top_k(mesh=mesh),
         "gumbel_top_k": selectors.gumbel_top_k(0.5, mesh=mesh),
         "uniform": selectors.uniform(mesh=mesh),
+        "mix_uniform": selectors.mix_uniform(
+            selectors.top_k(mesh=mesh), 0.4, mesh=mesh
+        ),
         "balanced": selectors.balanced(np.arange(pool_size) % 3, 0.0, mesh=mesh),
     }
 

@@ -1,21 +1,31 @@
 """A uniform share in any selection."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh
 
 from attent_jax._checks import check_number, check_rng, check_select_fn
 from attent_jax._factories import described
 from attent_jax._floor_product import floor_product
-from attent_jax.selectors._selection import check_pool, select_largest
+from attent_jax.selectors._selection import (
+    check_mesh,
+    check_pool,
+    divide,
+    replicate,
+    select_largest,
+)
 from attent_jax.selectors._uniform import uniform_keys
 from attent_jax.typing import SelectFn
 
 
 @described
-def mix_uniform(select_fn: SelectFn, share: float) -> SelectFn:
+def mix_uniform(
+    select_fn: SelectFn, share: float, *, mesh: Mesh | None = None
+) -> SelectFn:
     """Let `select_fn` choose 1 − share of the selection, and draw the rest uniformly.
 
     The uniform part, floor(share · num_selected) examples, is drawn from those that
@@ -26,6 +36,7 @@ def mix_uniform(select_fn: SelectFn, share: float) -> SelectFn:
       select_fn: any selector. Where num_selected is traced, it is called with a count
         that may be 0.
       share: the uniform share, in [0, 1].
+      mesh: as in `top_k`, for the uniform part; give `select_fn` the same.
 
     Returns:
       `(rng, scores[pool], num_selected) -> Selection`, as `top_k`.
@@ -45,36 +56,55 @@ def mix_uniform(select_fn: SelectFn, share: float) -> SelectFn:
     """
     check_select_fn("select_fn", select_fn)
     share = check_number("share", share, low=0.0, high=1.0)
+    check_mesh(mesh)
 
     def select(rng, scores, num_selected):
         """`(rng, scores[pool], num_selected) -> Selection` with a uniform share."""
         check_rng("rng", rng)
         scores, num_selected = check_pool(scores, num_selected)
         rng_chosen, rng_uniform = jax.random.split(rng)
+        fill = partial(_fill, mesh=mesh)
         if isinstance(num_selected, int):
             num_chosen = num_selected - math.floor(share * num_selected)
         else:
             num_chosen = num_selected - floor_product(share, num_selected)
         if isinstance(num_chosen, int) and not num_chosen:
-            return _fill(rng_uniform, scores, num_selected, None, num_chosen)
+            return fill(rng_uniform, scores, num_selected, None, num_chosen)
         chosen = select_fn(rng_chosen, scores, num_chosen)
-        return _fill(rng_uniform, scores, num_selected, chosen, num_chosen)
+        return fill(rng_uniform, scores, num_selected, chosen, num_chosen)
 
     return select
 
 
-@jax.jit
-def _fill(rng, scores, num_selected, chosen, num_chosen):
+@partial(jax.jit, static_argnames="mesh")
+def _fill(rng, scores, num_selected, chosen, num_chosen, *, mesh):
     """`num_chosen` examples of a selection, or None, and the rest drawn uniformly."""
-    keys = uniform_keys(
-        jax.random.bits(rng, scores.shape, jnp.uint32), ~jnp.isnan(scores)
-    )
+    bits = divide(jax.random.bits(rng, scores.shape, jnp.uint32), mesh)
+    keys = uniform_keys(bits, ~jnp.isnan(divide(scores, mesh)))
     if chosen is None:
-        return select_largest(scores.size, num_selected, keys)
+        return select_largest(scores.size, num_selected, keys, mesh=mesh)
     place = lax.iota(jnp.int32, scores.size)
-    rank = jnp.zeros_like(place).at[chosen.indices].set(place, unique_indices=True)
+    rank = (
+        jnp.zeros_like(place)
+        .at[chosen.indices]
+        .set(
+            place,
+            unique_indices=True,
+            mode="promise_in_bounds",
+            wrap_negative_indices=False,
+        )
+    )
+    rank = divide(replicate(rank, mesh), mesh)
     is_chosen = rank < num_chosen
     keys = jnp.where(is_chosen, jnp.uint32(1 << 31), keys)
-    selection = select_largest(scores.size, num_selected, keys)
-    weights = jnp.where(is_chosen, chosen.weights[rank], 1.0)[selection.indices]
-    return selection._replace(weights=weights * selection.weights)
+    selection = select_largest(scores.size, num_selected, keys, mesh=mesh)
+    indices = divide(selection.indices, mesh)
+    rank = _take(replicate(rank, mesh), indices)
+    weights = _take(replicate(chosen.weights, mesh), rank)
+    weights = jnp.where(rank < num_chosen, weights, 1.0)
+    weights = replicate(weights * divide(selection.weights, mesh), mesh)
+    return selection._replace(weights=weights[: scores.size])
+
+
+def _take(values, indices):
+    return values.at[indices].get(mode="promise_in_bounds", wrap_negative_indices=False)

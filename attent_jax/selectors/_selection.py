@@ -79,6 +79,15 @@ def divide(
     return lax.with_sharding_constraint(padded, split)
 
 
+def replicate(
+    values: Shaped[Array, "padded_pool"], mesh: Mesh | None
+) -> Shaped[Array, "padded_pool"]:
+    """Values that every device of the mesh holds whole."""
+    if mesh is None:
+        return values
+    return lax.with_sharding_constraint(values, NamedSharding(mesh, PartitionSpec()))
+
+
 def select_largest(
     pool_size: int,
     num_selected: int | Int[Array, ""],

@@ -1,6 +1,7 @@
 """The teacher to begin with."""
 
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from attent_jax._checks import check_count
 from attent_jax._factories import described
@@ -13,7 +14,7 @@ _NUM_WARMUP_EPOCHS, _FINAL_SHARE = 0.5, 0.12
 
 
 @described
-def recommended(num_epochs: int | None = None) -> Teacher:
+def recommended(num_epochs: int | None = None, *, mesh: Mesh | None = None) -> Teacher:
     """Select each epoch by the losses of training: no scoring pass is needed.
 
     Every epoch trains on 30 % of the pool: seven tenths of it drawn with probability
@@ -28,6 +29,7 @@ def recommended(num_epochs: int | None = None) -> Teacher:
 
     Args:
       num_epochs: of the whole training, at least 3. None: there are no final epochs.
+      mesh: as in `selectors.top_k`: each device works on its own share of the scores.
 
     Returns:
       A `Teacher`.
@@ -55,13 +57,13 @@ def recommended(num_epochs: int | None = None) -> Teacher:
     if num_epochs is not None:
         check_count("num_epochs", num_epochs, minimum=3)
         final = _num_final_epochs(num_epochs)
-    draw = gumbel_top_k(_TEMPERATURE)
+    draw = gumbel_top_k(_TEMPERATURE, mesh=mesh)
 
     def by_loss(rng, losses, num_selected):
         return draw(rng, jnp.log(_non_negative(losses)), num_selected)
 
     return attent(
-        mix_uniform(by_loss, _UNIFORM_SHARE),
+        mix_uniform(by_loss, _UNIFORM_SHARE, mesh=mesh),
         ratio=_RATIO,
         num_warmup_epochs=_NUM_WARMUP_EPOCHS,
         num_epochs=num_epochs,
