@@ -181,9 +181,12 @@ def _prove(one: _Trace, two: _Trace) -> list[Value]:
     values = output_values(one.forward, two.forward, sizes, inputs)
     losses, pull_back, aux = jax.tree.unflatten(jax.tree.structure(one.outputs), values)
     residuals = jax.tree.leaves(pull_back, is_leaf=_is_value)
-    for value in [losses, *residuals, *jax.tree.leaves(aux, is_leaf=_is_value)]:
+    results = [losses, *jax.tree.leaves(aux, is_leaf=_is_value)]
+    for value in [*results, *residuals]:
         if value.origin is Origin.MIXED:
             raise RowsNotIndependent(value.reason)
+    if any(value.origin in (Origin.PLACE, Origin.LABEL) for value in results):
+        raise RowsNotIndependent("it returns the rows' places in the batch")
     cotangents = Value(Origin.ROW, Rows(0))
     grads = output_values(
         one.backward, two.backward, sizes, [*residuals, cotangents], is_backward=True

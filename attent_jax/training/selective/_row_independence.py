@@ -146,7 +146,13 @@ class _Walk:
 
     def _outputs(self, op: Operation, ins: list[Value]) -> list[Value]:
         if not have_same_params(op):
-            return self._all(op, mixed(f"{op} depends on the number of rows"))
+            is_stepped = op.params.get("length") != op.twin.params.get("length")
+            reason = (
+                "takes a step for each row (use jax.vmap over the rows)"
+                if is_stepped
+                else "depends on the number of rows"
+            )
+            return self._all(op, mixed(f"{op} {reason}"))
         if op.name in CALLS:
             return self._call(op, ins)
         if op.name in _CONTROL_FLOW:

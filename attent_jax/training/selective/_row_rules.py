@@ -314,15 +314,16 @@ def _free(rows, taken, num_before):
 
 
 def _ragged_dot(op, ins):
-    """Rows are a batch axis of both operands and of the groups' sizes."""
-    (_, (lhs_batch, rhs_batch)) = op.params[
-        "ragged_dot_dimension_numbers"
-    ].dot_dimension_numbers
+    """Rows are the first batch axis of both operands and of the groups' sizes."""
+    numbers = op.params["ragged_dot_dimension_numbers"]
+    (contract, _), (lhs_batch, rhs_batch) = numbers.dot_dimension_numbers
     lhs, rhs, sizes = (value.rows for value in ins[:3])
-    if lhs is None or rhs is None or sizes != Rows(0):
+    if lhs is None or rhs is None or sizes != Rows(0) or not lhs_batch:
         return None
-    paired = list(zip(lhs_batch, rhs_batch, strict=True))[:1] == [(lhs.axis, rhs.axis)]
-    return Rows(0) if paired and lhs == rhs._replace(axis=lhs.axis) else None
+    if lhs != Rows(lhs_batch[0]) or rhs != Rows(rhs_batch[0]):
+        return None
+    # Groups of what is summed over are the first axis of the output.
+    return Rows(int(numbers.lhs_ragged_dimensions[0] in contract))
 
 
 def _convolution(op, ins):

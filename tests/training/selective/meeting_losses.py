@@ -72,6 +72,15 @@ STATISTICS = {
     "moving average over rows": lambda w, rng, x, h, ids: total(
         lax.scan(lambda m, h: (0.9 * m + h, 0.9 * m + h), h[0], h)[1]
     ),
+    "psum over vmap's axis": lambda w, rng, x, h, ids: jax.vmap(
+        lambda h: jnp.sum(h) - lax.psum(jnp.sum(h), "rows"), axis_name="rows"
+    )(h),
+    "centres of classes": lambda w, rng, x, h, ids: total(
+        h - jax.ops.segment_sum(h, ids, num_segments=3)[ids]
+    ),
+    "a memory that rows are written to": lambda w, rng, x, h, ids: total(
+        h * lax.dynamic_update_slice(jnp.ones((99, SEQ, WIDTH)), h, (0, 0, 0))[:1]
+    ),
     "the norm of all rows": lambda w, rng, x, h, ids: total(h) / jnp.linalg.norm(h),
     "standardised losses": lambda w, rng, x, h, ids: jax.nn.standardize(
         total(h), axis=0

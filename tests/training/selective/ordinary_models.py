@@ -469,6 +469,14 @@ def _(w, rng, x, ids):
     return square(jnp.einsum("bsec,becd->bsd", dispatch * gates[..., None], sent))
 
 
+@model("mixture of experts by ragged_dot of each row")
+def _(w, rng, x, ids):
+    first = 1 + ids[:, 0] % 2
+    sizes = jnp.stack([first, SEQ - first], axis=-1)
+    experts = jnp.broadcast_to(jnp.stack([w, w.T]), (x.shape[0], 2, WIDTH, WIDTH))
+    return square(jax.vmap(jax.lax.ragged_dot)(x, experts, sizes))
+
+
 @model("state space model by associative_scan")
 def _(w, rng, x, ids):
     decay = jnp.broadcast_to(jax.nn.sigmoid(w[0]), x.shape)

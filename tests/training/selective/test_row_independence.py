@@ -207,6 +207,19 @@ def test_a_derivative_not_linear_in_its_cotangent_is_exact_for_one_row():
     np.testing.assert_allclose(grad, 0.1 * 3, rtol=1e-6)
 
 
+def test_a_head_for_many_rows_and_another_for_few_is_refused():
+    def loss_fn(heads, rng, batch):
+        return jnp.sum(jnp.tanh(batch @ heads[len(batch) <= 4]), (1, 2))
+
+    value_and_grad = selective_value_and_grad(
+        loss_fn, selectors.top_k(), num_selected=4, reuse_forward=True
+    )
+    with pytest.raises(ValueError, match="computed from other values"):
+        jax.eval_shape(
+            lambda w: value_and_grad((w, 2 * w), None, jnp.concatenate([X, X[:2]])), W
+        )
+
+
 @pytest.mark.parametrize(
     "special_case",
     {
@@ -226,6 +239,26 @@ def test_a_special_case_for_one_row_is_refused_if_one_is_selected(special_case):
     )
     with pytest.raises(ValueError, match="one row is treated in another way"):
         jax.eval_shape(lambda w: value_and_grad(w, None, X), W)
+
+
+def test_a_scan_over_the_rows_is_refused_with_the_remedy():
+    def loss_fn(w, rng, batch):
+        return jax.lax.map(lambda x: jnp.sum(jnp.tanh(x @ w)), batch[0])
+
+    with pytest.raises(ValueError, match=r"`scan` -> .*\(use jax.vmap over the rows\)"):
+        jax.eval_shape(lambda w: reused(loss_fn, w), W)
+
+
+def test_places_in_the_batch_cannot_be_returned():
+    def loss_fn(w, rng, batch):
+        places = jnp.arange(len(batch[1]))
+        return jnp.sum(hidden(w, batch), (1, 2)), {"row": places}
+
+    value_and_grad = selective_value_and_grad(
+        loss_fn, selectors.top_k(), num_selected=2, reuse_forward=True, has_aux=True
+    )
+    with pytest.raises(ValueError, match="returns the rows' places in the batch"):
+        jax.eval_shape(lambda w: value_and_grad(w, None, (X, IDS)), W)
 
 
 def test_an_operation_without_a_rule_is_refused_by_its_name():
