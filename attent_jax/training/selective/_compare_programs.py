@@ -18,6 +18,7 @@ from attent_jax.training.selective._row_values import (
     mixed,
     names,
     rows_created,
+    shape_of,
 )
 
 Program = Any
@@ -36,10 +37,12 @@ _PARAMS = {
     "custom_linear_solve": ("const_lengths",),
 }
 """Parameters that matter, of operations whose programs are compared by themselves."""
-_SIZES = names(
-    "shape new_sizes start_indices limit_indices slice_sizes sizes reps operand_shape"
-)
+_SIZES = names("shape new_sizes slice_sizes sizes reps operand_shape")
 """Parameters that say how large something is, on the axis of the rows too."""
+
+
+_SHOWN = names("computation jvp_jaxpr_fun")
+"""Functions whose program is a parameter too."""
 
 
 class RowsNotIndependent(ValueError):
@@ -95,10 +98,31 @@ def paired_operations(
 def have_same_params(operation: Operation) -> bool:
     """Whether the two operations differ in nothing but how many rows they work on."""
     eqn, twin, sizes = operation
+    if operation.name == "slice":
+        return _is_same_slice(operation)
     return all(
         _is_same_param(name, eqn.params.get(name), twin.params.get(name), sizes)
         for name in _PARAMS.get(operation.name, eqn.params)
+        if name not in _SHOWN
     )
+
+
+def _is_same_slice(operation: Operation) -> bool:
+    """Whether axes without rows are cut alike; the rule looks at the other one."""
+    eqn, twin, sizes = operation
+    shapes = shape_of(eqn.invars[0]), shape_of(twin.invars[0])
+    pairs = enumerate(zip(*shapes, strict=True))
+    fixed = [axis for axis, (one, two) in pairs if one == two]
+    return all(
+        _is_same_param(
+            name, _at(eqn.params[name], fixed), _at(twin.params[name], fixed), sizes
+        )
+        for name in ("start_indices", "limit_indices", "strides")
+    )
+
+
+def _at(entries: Any, positions: list[int]) -> Any:
+    return None if entries is None else tuple(entries[index] for index in positions)
 
 
 def _is_same_param(name: str, one: Any, two: Any, sizes: tuple[int, int]) -> bool:
@@ -106,11 +130,10 @@ def _is_same_param(name: str, one: Any, two: Any, sizes: tuple[int, int]) -> boo
         return True
     programs = programs_in(one), programs_in(two)
     if any(programs):
-        return [str(program) for program in programs[0]] == [
-            str(program) for program in programs[1]
-        ]
-    if callable(one) and callable(two):  # what it does shows in the other trace
-        return True
+        pairs = list(zip(*programs, strict=False))
+        return len(programs[0]) == len(programs[1]) and all(
+            str(a) == str(b) and _has_same_constants(a, b) for a, b in pairs
+        )
     if isinstance(one, tuple) and isinstance(two, tuple) and name in _SIZES:
         return len(one) == len(two) and all(
             a == b or a * sizes[1] == b * sizes[0]
@@ -119,6 +142,13 @@ def _is_same_param(name: str, one: Any, two: Any, sizes: tuple[int, int]) -> boo
     if type(one) is not type(two):
         return False
     return bool(np.all(one == two)) or bool(np.all(one != one) and np.all(two != two))
+
+
+def _has_same_constants(one: Program, two: Program) -> bool:
+    constants = [getattr(program, "consts", ()) for program in (one, two)]
+    return len(constants[0]) == len(constants[1]) and all(
+        a is b or np.array_equal(a, b) for a, b in zip(*constants, strict=True)
+    )
 
 
 def programs_in(value: Any) -> list[Program]:
@@ -161,6 +191,9 @@ def is_closed(program: Program) -> bool:
     return open_program(program) is not program
 
 
+_NUMBERS = (bool, int, float, complex, np.ndarray, np.generic, jax.Array)
+
+
 def constant_value(one: Any, two: Any, sizes: tuple[int, int], user: Any) -> Value:
     """What is known of a constant of `user`, by its values in both programs."""
     if one is not two:
@@ -176,10 +209,16 @@ def constant_value(one: Any, two: Any, sizes: tuple[int, int], user: Any) -> Val
                 f"{user} has a constant that depends on the number of rows or changes "
                 f"from trace to trace"
             )
-    if isinstance(one, Tracer) or np.size(one) != 1 or _is_key(one):
+    if isinstance(one, Tracer) or _is_key(one):
+        return SHARED
+    if not isinstance(one, _NUMBERS):
+        return mixed(f"{user} uses a {type(one).__name__} from outside")
+    if np.size(one) != 1:
         return SHARED
     number = np.asarray(one).item()
-    return SHARED._replace(constant=number) if number else ZERO
+    if not number:
+        return ZERO
+    return SHARED._replace(constant=number) if type(number) is int else SHARED
 
 
 def _is_key(constant: Any) -> bool:
@@ -197,7 +236,12 @@ def _constant_with_rows(
         alike = all((array == first[:1]).all() for array in (first, *others))
         if alike:
             return Value(Origin.SHARED if first.any() else Origin.ZERO, rows)
-        if a.ndim == 1 and all((v == np.arange(len(v))).all() for v in (a, b)):
+        is_wide = np.issubdtype(a.dtype, np.integer) and a.itemsize >= 4
+        if (
+            is_wide
+            and a.ndim == 1
+            and all((v == np.arange(len(v))).all() for v in (a, b))
+        ):
             return Value(Origin.PLACE, rows)
     return mixed(
         f"{user} has a constant {a.dtype}{list(a.shape)} for {sizes[0]} rows and "

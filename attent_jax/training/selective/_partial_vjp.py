@@ -9,7 +9,11 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array, Float, Int, PyTree
 
 from attent_jax._checks import leading_size
-from attent_jax.training.selective._compare_programs import RowsNotIndependent
+from attent_jax.training.selective._compare_programs import (
+    RowsNotIndependent,
+    open_program,
+    programs_in,
+)
 from attent_jax.training.selective._groups import take_in_groups
 from attent_jax.training.selective._one_row import check_one_row
 from attent_jax.training.selective._row_independence import (
@@ -62,18 +66,26 @@ def partial_vjp(
     num_traced = copies * num_selected
 
     def trace_loss(size):
-        return _trace_loss(losses_and_aux, params, rng, batch, size)
+        try:
+            return _trace_loss(losses_and_aux, params, rng, batch, size)
+        except (TypeError, ValueError) as error:
+            if size == num_rows:
+                raise
+            raise RowsNotIndependent(
+                f"it cannot be traced for {size} rows: {str(error).splitlines()[0]}"
+            ) from error
 
     def trace(size):
         return _trace(trace_loss(size), params, rng)
 
     main = trace(num_rows)
-    small = main if num_traced == num_rows else trace(num_traced)
-    twin = trace(2 * num_traced) if num_rows in (1, num_traced) else main
     try:
+        small = main if num_traced == num_rows else trace(num_traced)
+        twin = trace(2 * num_traced) if num_rows in (1, num_traced) else main
         residual_values = _prove(twin, small)
         if copies > 1:
             check_one_row(trace_loss(1).program, small.loss)
+            _check_range(small.backward)
     except RowsNotIndependent as found:
         raise ValueError(
             f"reuse_forward=True needs a loss that provably treats each row of the "
@@ -199,6 +211,22 @@ def _prove(one: _Trace, two: _Trace) -> list[Value]:
     return residuals
 
 
+def _check_range(backward: Any) -> None:
+    """Refuse gradients that may overflow when twice as large."""
+    for eqn in open_program(backward).eqns:
+        for var in eqn.outvars:
+            dtype = getattr(var.aval, "dtype", jnp.float32)
+            is_float = jnp.issubdtype(dtype, jnp.floating)
+            if is_float and float(jnp.finfo(dtype).max) < 1e5:
+                raise RowsNotIndependent(
+                    f"one selected row is computed twice, which may overflow in "
+                    f"{dtype} (select at least two rows)"
+                )
+        for value in eqn.params.values():
+            for program in programs_in(value):
+                _check_range(program)
+
+
 def _is_value(node: Any) -> bool:
     return isinstance(node, Value)
 
@@ -211,6 +239,9 @@ def _gather_rows(
         return residual
     axis, block, outer = value.rows
     shape = residual.shape
+    if not residual.size:
+        size = value.rows.size(indices.size)
+        return jnp.zeros((*shape[:axis], size, *shape[axis + 1 :]), residual.dtype)
     split = residual.reshape(*shape[:axis], outer, -1, *shape[axis + 1 :])
     taken = take_in_groups(split, indices, axis + 1, block)
     taken = taken.reshape(*shape[:axis], -1, *shape[axis + 1 :])

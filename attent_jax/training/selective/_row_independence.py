@@ -10,9 +10,11 @@ In a backward pass the gradients of shared parameters are sums over rows; the ru
 those are in `_sum_rules`.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Literal
 
 from attent_jax.training.selective._compare_programs import (
@@ -258,6 +260,8 @@ class _Walk:
     def _of_primitive(self, op: Operation, ins: list[Value]) -> list[Value]:
         if op.name == "optimization_barrier":
             return ins
+        if _has_side_effects(op):
+            return self._all(op, mixed(f"{op} may mix rows: it has side effects"))
         if op.name == "select_n" and ins[0].origin is Origin.ZERO:
             return [ins[1]]
         broken = next((value for value in ins if value.origin is Origin.MIXED), None)
@@ -309,15 +313,14 @@ class _Walk:
             op.name == "iota" and not is_along
         ):
             return value
+        if is_along and not _is_wide_integer(op):
+            return mixed(f"{op} {_PLACE_REMEDY}")
         if is_along and rows.block == 1:
             return Value(Origin.PLACE, rows)
         if is_along and len(op.out_shapes[0]) == 1:
             return Value(Origin.LABEL, rows)
         if op.name in RANDOM and self._is_backward:
-            return mixed(
-                f"{op} of the backward pass draws again, by a row's place (draw "
-                f"outside of the function with its own derivative)"
-            )
+            return _drawn_again(op)
         if op.name in RANDOM:
             return Value(Origin.ROW, rows)
         return mixed(f"{op} {_PLACE_REMEDY}")
@@ -327,6 +330,8 @@ class _Walk:
         rule = RULES.get(op.name)
         if rule is None:
             return self._all(op, mixed(f"{op} may mix rows: there is no rule for it"))
+        if op.name in RANDOM and self._is_backward and not _has_own_keys(op, ins):
+            return self._all(op, _drawn_again(op))
         rows = rule(op, ins)
         with_rows = [value for value in ins if value.rows]
         if op.name in _KEEPS_ZERO and all(v.origin is Origin.ZERO for v in ins):
@@ -337,9 +342,7 @@ class _Walk:
             origin = Origin.ROW
         found = rows if isinstance(rows, list) else [rows] * len(op.eqn.outvars)
         return [
-            mixed(f"{op} mixes rows (as batch norm does; use layer norm)")
-            if one is None
-            else Value(origin, one)
+            mixed(f"{op} mixes rows") if one is None else Value(origin, one)
             for one in found
         ]
 
@@ -356,11 +359,10 @@ class _Walk:
     def _of_places(self, op, ins):
         """An index that holds the row's number, on its way to a gather or scatter."""
         first = ins[0]
-        if op.name in _KEEPS_PLACE and first.columns is None:
+        if op.name in _KEEPS_PLACE and first.columns is None and _is_wide_integer(op):
             (kept,) = self._kept(op, ins)
-            if kept.origin is Origin.MIXED:
-                return [kept]
-            return [Value(Origin.PLACE, kept.rows)]
+            if kept.rows is not None and kept.rows == Rows(kept.rows.axis):
+                return [Value(Origin.PLACE, kept.rows)]
         if op.name == "lt" and [v.origin for v in ins] == [Origin.PLACE, Origin.ZERO]:
             return [Value(Origin.ZERO, first.rows)]  # no place is negative
         if op.name == "add" and _is_label_added(first, ins[1]):
@@ -392,8 +394,11 @@ class _Walk:
             if op.name == "reshape":
                 return [label]
             if op.name == "add" and _is_label_added(first, others[0]):
-                return [label._replace(label=id(op.eqn))]
-            if op.name == "gather" and first.label and _is_index_of_rows(others[0]):
+                return [label._replace(label=next(_LABELS))]
+            # What the default fills in is no label.
+            is_filled = op.params.get("fill_value") is not None
+            reads = op.name == "gather" and first.label and not is_filled
+            if reads and _is_index_of_rows(others[0]):
                 return [label]
             if op.name == "scatter" and _is_index_of_rows(others[0]):
                 label = label._replace(label=others[1].label)
@@ -408,6 +413,9 @@ class _Walk:
         return op.params["dimension"] == len(op.out_shapes[0]) - 1
 
 
+_LABELS = itertools.count(1)
+
+
 def _is_label_added(number, step):
     """Whether a positive constant is added to entries' numbers."""
     unmarked = number.origin in (Origin.PLACE, Origin.LABEL) and not number.label
@@ -416,6 +424,12 @@ def _is_label_added(number, step):
 
 def _is_index_of_rows(value):
     return value.origin is not Origin.LABEL
+
+
+def _is_wide_integer(op):
+    """Whether a result can hold every row's number."""
+    dtype = op.eqn.outvars[0].aval.dtype
+    return jnp.issubdtype(dtype, jnp.integer) and dtype.itemsize >= 4
 
 
 def _place_columns(op, ins):
@@ -428,8 +442,29 @@ def _place_columns(op, ins):
     return frozenset(columns)
 
 
+def _has_side_effects(op):
+    """Whether results depend on more than operands: references, callbacks."""
+    if not op.eqn.outvars:
+        return False
+    has_references = any("Ref" in type(atom.aval).__name__ for atom in op.eqn.invars)
+    is_foreign = "callback" in op.name or op.name in ("ffi_call", "pallas_call")
+    return bool(op.eqn.effects) or has_references or is_foreign
+
+
 def _moved(rows, by):
     return rows and rows._replace(axis=rows.axis + by)
+
+
+def _has_own_keys(op, ins):
+    """Whether each row draws by its own key, which other kinds of keys do not keep."""
+    return ins[0].rows is not None and "fry" in str(op.eqn.invars[0].aval.dtype)
+
+
+def _drawn_again(op):
+    return mixed(
+        f"{op} of the backward pass draws again, by a row's place (draw outside of the "
+        f"function with its own derivative)"
+    )
 
 
 def _because(value, reason):
@@ -461,7 +496,8 @@ def _join(values, op):
             same_axis = (stronger.rows and stronger.rows.axis) == (
                 weaker.rows and weaker.rows.axis
             )
-            first = weaker if same_axis else mixed(f"{op} mixes rows")
+            joined = weaker._replace(constant=None)
+            first = joined if same_axis else mixed(f"{op} mixes rows")
         else:
             first = mixed(f"{op} mixes rows")
     return first

@@ -47,6 +47,8 @@ def _reshape(op, ins):
     if len(changed) != 1:
         return None
     (axis,) = changed
+    if not math.prod(out_shape):  # nothing is in it
+        return Rows(axis, out_shape[axis] // op.sizes[0])
     outer, rest = divmod(before, math.prod(out_shape[:axis]))
     if rest or not outer:
         return None

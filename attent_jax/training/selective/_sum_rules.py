@@ -7,6 +7,8 @@ of rows or a product of two sums, gives what is no sum of terms from one row eac
 
 from collections.abc import Callable, Sequence
 
+import jax.numpy as jnp
+
 from attent_jax.training.selective._row_rules import updates_follow
 from attent_jax.training.selective._row_values import Operation, Origin, Value, names
 
@@ -20,6 +22,9 @@ def is_sum_over_rows(op: Operation, ins: Sequence[Value]) -> bool:
 def is_linear_in_sums(op: Operation, ins: Sequence[Value]) -> bool:
     """Whether sums over rows, none of its inputs having rows, stay sums."""
     is_sum = [value.origin is Origin.SUM for value in ins]
+    dtypes = [getattr(var.aval, "dtype", bool) for var in op.eqn.outvars]
+    if not all(jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes):
+        return False
     if op.name in _BILINEAR:
         return sum(is_sum) == 1
     if op.name in _JOINTLY_LINEAR:

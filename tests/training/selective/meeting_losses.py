@@ -374,6 +374,74 @@ BY_PLACE = {
     ),
 }
 
+
+def _labels(h, add=1, dtype=jnp.int32):
+    size = h.shape[0]
+    return (lax.iota(dtype, size * SEQ) + dtype(add)).reshape(size, SEQ)
+
+
+def _masked(h, mask):
+    return total(h * jnp.where(mask, 3.0, 1.0)[..., None])
+
+
+def _written(w, h):
+    ref = jax.new_ref(jnp.zeros(()))
+
+    def step(c, _):
+        ref[...] = ref[...] + h.mean()
+        return c, None
+
+    lax.scan(step, 0, None, length=1)
+    return total(h) * ref[...]
+
+
+BY_PLACE |= {
+    "a reference written to": lambda w, rng, x, h, ids: _written(w, h),
+    "a callback without operands": lambda w, rng, x, h, ids: (
+        total(h)
+        * jax.pure_callback(
+            lambda: np.float32(_size(h)), jax.ShapeDtypeStruct((), np.float32)
+        )
+    ),
+    "places as booleans": lambda w, rng, x, h, ids: total(
+        h[jnp.arange(_size(h)).astype(bool).astype(int)]
+    ),
+    "places in 8 bits": lambda w, rng, x, h, ids: total(
+        h[lax.iota(jnp.uint8, _size(h)), 0][:, None]
+    ),
+    "columns in proportion to rows": lambda w, rng, x, h, ids: total(
+        lax.slice(
+            jnp.tile(x[:, 0], (1, 4)), (0, _size(h)), (_size(h), 2 * _size(h)), (1, 99)
+        )
+        * h[:, 0, :1]
+    ),
+    "labels of several kinds": lambda w, rng, x, h, ids: _masked(
+        h,
+        (
+            lambda f, n: (
+                f(jnp.broadcast_to(jnp.arange(n)[:, None], (n, SEQ)))
+                == f(jnp.arange(n * SEQ).reshape(n, SEQ))
+            )
+        )(jax.jit(lambda label: label + 1), _size(h)),
+    ),
+    "labels filled in": lambda w, rng, x, h, ids: _masked(
+        h,
+        jnp.take_along_axis(
+            _labels(h), jnp.full((_size(h), SEQ), 99), 1, mode="fill", fill_value=5
+        )
+        == _labels(h),
+    ),
+    "labels in 8 bits": lambda w, rng, x, h, ids: _masked(
+        h, _labels(h, dtype=jnp.uint8) == 0
+    ),
+    "labels below zero": lambda w, rng, x, h, ids: _masked(
+        h,
+        _labels(h, add=0)
+        + lax.cond(w[0, 0] > 99, lambda: jnp.int32(1), lambda: jnp.int32(-4))
+        == 0,
+    ),
+}
+
 # Custom derivatives.
 
 
@@ -462,6 +530,9 @@ _BACKWARD = {
     "numbers rows": lambda _, ct: (ct * jnp.arange(_size(ct))[:, None, None],),
     "draws by place": lambda _, ct: (
         ct * jax.random.normal(jax.random.key(0), ct.shape),
+    ),
+    "draws gammas by place": lambda _, ct: (
+        ct * jax.random.gamma(jax.random.key(0), jnp.abs(ct) + 1),
     ),
     "counts by a scan": lambda _, ct: (
         ct * lax.scan(lambda c, _: (c + 1.0, None), 0.0, ct)[0],

@@ -631,6 +631,18 @@ def _(w, rng, x, ids):
     return square(jnp.sin(jax.lax.optimization_barrier((x @ w, x))[0]))
 
 
+@model("carries that change places")
+def _(w, rng, x, ids):
+    a, b = jax.lax.fori_loop(0, 3, lambda _, c: (c[1], c[0]), (1.0, 2.0))
+    nan = jax.lax.fori_loop(0, 2, lambda _, c: jnp.nan, jnp.nan)
+    return square(jnp.sin(x @ w)) * (a + b) + jnp.where(jnp.isnan(nan), 0, nan)
+
+
+@model("products within a row")
+def _(w, rng, x, ids):
+    return square(jnp.cumprod(2 + x @ w, axis=1)) + square(jax.lax.cummax(x @ w, 1))
+
+
 @model("low-rank adaptation")
 def _(w, rng, x, ids):
     return square(jnp.tanh(x @ (jnp.asarray(W) + w[:, :2] @ w[:2])))

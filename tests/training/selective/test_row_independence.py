@@ -249,6 +249,46 @@ def test_a_scan_over_the_rows_is_refused_with_the_remedy():
         jax.eval_shape(lambda w: reused(loss_fn, w), W)
 
 
+@pytest.mark.parametrize("axes", [("rows", "columns"), ("columns", "rows")])
+def test_places_kept_on_a_merged_axis_are_refused(axes):
+    def loss_fn(w, rng, x):
+        places = jnp.broadcast_to(jnp.arange(len(x))[:, None], (len(x), WIDTH))
+        places = places if axes[0] == "rows" else places.T
+
+        @jax.checkpoint
+        def tail(x, places, w):
+            places = places.reshape(places.size // WIDTH, WIDTH)
+            places = places if axes[0] == "rows" else places.reshape(WIDTH, -1).T
+            return jnp.sum(jnp.sin(jnp.tanh(x @ w)[places, jnp.arange(WIDTH)]), -1)
+
+        return tail(x, places.reshape(-1), w)
+
+    with pytest.raises(ValueError, match=r"places|place in the batch"):
+        jax.eval_shape(lambda w: reused(loss_fn, w, X[:, 0]), W)
+
+
+def test_one_row_in_half_precision_is_refused_as_it_may_overflow():
+    def loss_fn(w, rng, x):
+        return jnp.sum(x[:, 0].astype(w.dtype) @ w, -1)
+
+    value_and_grad = selective_value_and_grad(
+        loss_fn, selectors.top_k(), num_selected=1, reuse_forward=True
+    )
+    with pytest.raises(ValueError, match="may overflow in float16"):
+        jax.eval_shape(lambda w: value_and_grad(w, None, X), W.astype(jnp.float16))
+
+
+def test_a_loss_for_one_size_of_batch_is_refused():
+    table = jnp.ones((ROWS, 1, 1))
+    with pytest.raises(ValueError, match="cannot be traced for 2 rows"):
+        jax.eval_shape(
+            lambda w: reused(
+                lambda w, rng, b: jnp.sum(hidden(w, b) * table, (1, 2)), w
+            ),
+            W,
+        )
+
+
 def test_places_in_the_batch_cannot_be_returned():
     def loss_fn(w, rng, batch):
         places = jnp.arange(len(batch[1]))
