@@ -55,7 +55,7 @@ def decoder():
     model = models.DecoderLM(
         vocabulary_size=11, width=8, num_layers=2, num_heads=2, mlp_ratio=2
     )
-    # as many tokens as examples: the batch axis is not told by its length
+    # as many tokens as examples, so the batch axis has no length of its own
     tokens = jnp.asarray(
         np.random.default_rng(1).integers(0, 11, (NUM_EXAMPLES, NUM_EXAMPLES))
     )

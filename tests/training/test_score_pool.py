@@ -44,7 +44,7 @@ def test_each_batch_is_taken_once_and_in_order():
     ids = np.arange(10, dtype=np.float32)
     scores = score_pool(lambda p, r, batch: batch, None, Recording(ids), batch_size=4)
     assert scores.tolist() == ids.tolist()
-    # ragged batches of their own shape would compile anew
+    # ragged batches of their own shape would compile again
     assert taken == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 9, 9]]
 
 

@@ -50,8 +50,8 @@ class SelectiveInfo(NamedTuple):
     """The loss function's auxiliary output for these rows; None without `has_aux`."""
 
 
-class SelectionPlan(NamedTuple):
-    """How many rows are selected, and in which way."""
+class SelectionLayout(NamedTuple):
+    """How many rows are selected, among which, and by how many passes."""
 
     num_selected: int
     num_groups: int
@@ -136,11 +136,11 @@ def selective_value_and_grad(
     """
     losses_and_aux = with_aux(loss_fn, has_aux)
     check_selection_fns(select_fn, score_fn)
-    plan = plan_selection(num_selected, num_groups, reuse_forward, sharding)
+    layout = check_layout(num_selected, num_groups, reuse_forward, sharding)
 
     def value_and_grad(params, rng, batch):
         return value_and_grad_of_selected(
-            losses_and_aux, select_fn, score_fn, plan, params, rng, batch, None
+            losses_and_aux, select_fn, score_fn, layout, params, rng, batch, None
         )
 
     return value_and_grad
@@ -153,12 +153,12 @@ def check_selection_fns(select_fn: SelectFn, score_fn: ScoreFn | None) -> None:
         check_loss_fn("score_fn", score_fn)
 
 
-def plan_selection(
+def check_layout(
     num_selected: int,
     num_groups: int,
     reuse_forward: bool,
     sharding: NamedSharding | None,
-) -> SelectionPlan:
+) -> SelectionLayout:
     """The arguments, checked against each other."""
     num_selected = check_count("num_selected", num_selected)
     num_groups = check_count("num_groups", num_groups)
@@ -188,14 +188,14 @@ def plan_selection(
                 f"num_groups={num_shards} or a multiple of it, so that each device "
                 f"selects among its own rows, or reuse_forward=False."
             )
-    return SelectionPlan(num_selected, num_groups, reuse_forward, sharding)
+    return SelectionLayout(num_selected, num_groups, reuse_forward, sharding)
 
 
 def value_and_grad_of_selected(
     losses_and_aux: LossesAndAux,
     select_fn: SelectFn,
     score_fn: ScoreFn | None,
-    plan: SelectionPlan,
+    layout: SelectionLayout,
     params: Params,
     rng: Rng,
     batch: Batch,
@@ -208,9 +208,9 @@ def value_and_grad_of_selected(
     check_rng("rng", rng, optional=True)
     partition_params(params)  # refuses parameters without a gradient
     num_examples = leading_size("batch", batch)
-    _check_batch(num_examples, plan)
+    _check_batch(num_examples, layout)
     rng, select_rng = (None, None) if rng is None else jax.random.split(rng)
-    batch = split_over(plan.sharding, batch)
+    batch = split_over(layout.sharding, batch)
 
     def per_example(params, rng, batch):
         losses, aux = losses_and_aux(params, rng, batch)
@@ -227,14 +227,19 @@ def value_and_grad_of_selected(
                 f"{'loss_fn' if score_fn is None else 'score_fn'} return floats."
             )
         indices, weights = select_in_groups(
-            select_fn, select_rng, scores, row_weights, *plan[:2]
+            select_fn,
+            select_rng,
+            scores,
+            row_weights,
+            layout.num_selected,
+            layout.num_groups,
         )
         rows = batch_rows(indices, num_examples)
-        return scores, split_over(plan.sharding, indices), weights.reshape(-1), rows
+        return scores, indices, weights.reshape(-1), rows
 
-    if plan.reuse_forward:
+    if layout.reuse_forward:
         all_losses, all_aux, gradient = partial_vjp(
-            per_example, params, rng, batch, plan.num_selected
+            per_example, params, rng, batch, layout.num_selected
         )
         scores, indices, weights, rows = select(lambda: all_losses)
         losses, aux = jax.tree.map(
@@ -250,7 +255,7 @@ def value_and_grad_of_selected(
             lambda: per_example(params, rng, batch)[0]
         )
         chosen = split_over(
-            plan.sharding,
+            layout.sharding,
             jax.tree.map(lambda leaf: take_in_groups(leaf, indices), batch),
         )
         share = shares(weights, jnp.sum(weights))
@@ -264,18 +269,18 @@ def value_and_grad_of_selected(
     return (loss, SelectiveInfo(scores, rows, weights, losses, aux)), grads
 
 
-def _check_batch(num_examples: int, plan: SelectionPlan) -> None:
-    if plan.num_selected > num_examples:
+def _check_batch(num_examples: int, layout: SelectionLayout) -> None:
+    if layout.num_selected > num_examples:
         raise ValueError(
             f"num_selected must be at most the batch's {num_examples} examples, "
-            f"got {plan.num_selected}: lower it, or enlarge the batch."
+            f"got {layout.num_selected}: lower it, or enlarge the batch."
         )
-    if num_examples % plan.num_groups:
+    if num_examples % layout.num_groups:
         raise ValueError(
-            f"num_groups={plan.num_groups} does not divide the batch's {num_examples} "
-            f"examples: groups are equal, so choose a divisor, or pad the batch."
+            f"num_groups={layout.num_groups} does not divide the batch's "
+            f"{num_examples} examples: groups are equal, so choose a divisor, or pad the batch."
         )
-    num_shards = 1 if plan.sharding is None else count_shards(plan.sharding)
+    num_shards = 1 if layout.sharding is None else count_shards(layout.sharding)
     if num_examples % num_shards:
         raise ValueError(
             f"the batch's {num_examples} examples do not divide over the sharding's "

@@ -22,8 +22,8 @@ from attent_jax.training._train_step import (
 )
 from attent_jax.training._weighted_loss import with_aux
 from attent_jax.training.selective._selective_gradient import (
+    check_layout,
     check_selection_fns,
-    plan_selection,
     value_and_grad_of_selected,
 )
 from attent_jax.typing import Batch, LossFn, ScoreFn, SelectFn, Trainable
@@ -114,7 +114,7 @@ def make_selective_train_step(
     losses_and_aux = with_aux(loss_fn, has_aux)
     check_optimizer(optimizer)
     check_selection_fns(select_fn, score_fn)
-    plan = plan_selection(num_selected, num_groups, reuse_forward, sharding)
+    layout = check_layout(num_selected, num_groups, reuse_forward, sharding)
     if sharding is not None and axis_name is not None:
         raise ValueError(
             f"sharding= is for jit over a mesh, axis_name={axis_name!r} for shard_map "
@@ -136,7 +136,7 @@ def make_selective_train_step(
             of_trained(losses_and_aux),
             select_fn,
             None if score_fn is None else of_trained(score_fn),
-            plan,
+            layout,
             varying(trained, axis_name),
             step_rng(state, rng, axis_name),
             batch,

@@ -129,7 +129,7 @@ def test_one_row_can_be_selected_from_every_learner(build):
 
 
 @both_ways
-def test_params_without_a_gradient_and_forgotten_aux_are_told(reuse_forward):
+def test_params_without_a_gradient_and_forgotten_aux_are_refused(reuse_forward):
     learner = scan_over_layers()
     value_and_grad = selective_value_and_grad(
         learner.loss_fn, selectors.top_k(), num_selected=2, reuse_forward=reuse_forward
