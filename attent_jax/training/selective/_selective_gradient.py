@@ -278,7 +278,8 @@ def _check_batch(num_examples: int, layout: SelectionLayout) -> None:
     if num_examples % layout.num_groups:
         raise ValueError(
             f"num_groups={layout.num_groups} does not divide the batch's "
-            f"{num_examples} examples: groups are equal, so choose a divisor, or pad the batch."
+            f"{num_examples} examples: groups are equal, so choose a divisor, or pad "
+            f"the batch."
         )
     num_shards = 1 if layout.sharding is None else count_shards(layout.sharding)
     if num_examples % num_shards:
