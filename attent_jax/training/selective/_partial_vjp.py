@@ -68,7 +68,7 @@ def partial_vjp(
     def trace_loss(size):
         try:
             return _trace_loss(losses_and_aux, params, rng, batch, size)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             if size == num_rows:
                 raise
             raise RowsNotIndependent(

@@ -448,7 +448,8 @@ def _has_side_effects(op):
         return False
     has_references = any("Ref" in type(atom.aval).__name__ for atom in op.eqn.invars)
     is_foreign = "callback" in op.name or op.name in ("ffi_call", "pallas_call")
-    return bool(op.eqn.effects) or has_references or is_foreign
+    is_effect = any(type(e).__name__ != "NamedAxisEffect" for e in op.eqn.effects)
+    return is_effect or has_references or is_foreign
 
 
 def _moved(rows, by):
