@@ -14,8 +14,8 @@ from attent_jax.scores import masked_mean
 
 ROOT = Path(__file__).parent.parent
 LAYERS = ["attent_jax", "theory", "experiments", "tests"]
-NOT_THE_LIBRARYS = {"matplotlib", "tyro", "rich", "scipy", "neural_tangents"}
-NOBODYS = {"tensorflow", "torch", "jax._src"}
+FORBIDDEN_IN_THE_LIBRARY = {"matplotlib", "tyro", "rich", "scipy", "neural_tangents"}
+FORBIDDEN_EVERYWHERE = {"tensorflow", "torch", "jax._src"}
 # The peers' learner; benchmarks.peers imports it where torch is installed.
 IN_TORCH = "experiments/benchmarks/torch_learner.py imports torch"
 
@@ -44,12 +44,12 @@ def violations(layer: str, forbidden: set[str]) -> list[str]:
 @pytest.mark.parametrize("layer", LAYERS[:-1])
 def test_imports_point_down_the_layers(layer):
     above = set(LAYERS[LAYERS.index(layer) + 1 :])
-    assert set(violations(layer, above | NOBODYS)) <= {IN_TORCH}
+    assert set(violations(layer, above | FORBIDDEN_EVERYWHERE)) <= {IN_TORCH}
 
 
 def test_the_library_draws_no_plots_and_parses_no_arguments():
     assert (ROOT / "attent_jax" / "__init__.py").exists()
-    assert violations("attent_jax", NOT_THE_LIBRARYS) == []
+    assert violations("attent_jax", FORBIDDEN_IN_THE_LIBRARY) == []
 
 
 @pytest.mark.parametrize("layer", ["theory", "experiments"])

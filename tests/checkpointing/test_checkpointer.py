@@ -61,7 +61,7 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(tmp_path, compile_fast):
     expected = epoch(epoch(run))
     with compilations() as compiled:
         assert_same(epoch(epoch(resumed)), expected)
-    assert compiled == []  # lost weak types would compile anew
+    assert compiled == []  # lost weak types would compile again
 
 
 def test_saving_a_step_again_is_harmless(tmp_path):
@@ -83,7 +83,7 @@ def test_saving_a_step_again_is_harmless(tmp_path):
 def test_waiting_long_is_no_reason_for_advice(tmp_path, caplog):
     with checkpointer(tmp_path, STATE) as writer:
         writer.save(1, STATE)
-        # as if wait() had waited for so long: orbax tells of more than a second
+        # as if wait() had waited for so long: orbax reports more than a second
         writer._manager._wait_for_prev_save_duration = 9.0
         writer.save(2, STATE)
     assert caplog.records == []
@@ -96,9 +96,9 @@ def test_going_back_leaves_the_later_checkpoints_behind(tmp_path):
             writer.save(5, STATE)  # a new run, which would mix with the old
         assert writer.restore(10).step == 10  # pyright: ignore
         assert writer.steps() == [10, 20, 30]  # looking back removes nothing
-        writer.save(20, STATE, {"epoch": "anew"})
+        writer.save(20, STATE, {"epoch": "again"})
         assert writer.steps() == [10, 20]
-        assert writer.restore().position == {"epoch": "anew"}  # pyright: ignore
+        assert writer.restore().position == {"epoch": "again"}  # pyright: ignore
         with pytest.raises(CheckpointError, match=r"step 30 .* one of \[10, 20\]"):
             writer.restore(30)
 

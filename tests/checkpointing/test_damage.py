@@ -1,4 +1,4 @@
-"""Damage is refused, whatever file has it, and earlier checkpoints are told."""
+"""Damage is refused, in whatever file, and earlier checkpoints are named."""
 
 import os
 import shutil
@@ -49,12 +49,12 @@ def test_any_damage_is_refused_or_has_no_effect(tmp_path, orbax_fails):
                     assert (step, position) == (2, {"epoch": 2})
                 assert_same(state, NOISE)
             shutil.rmtree(folder)
-    assert all("step 2 " in told and "restore(step=1)" in told for told in refusals)
-    told = "\n".join(refusals)
-    assert "state['w'] has checksum" in told
-    assert "record is not what was saved" in told
-    assert "record cannot be read" in told
-    assert "state cannot be read" in told
+    assert all("step 2 " in error and "restore(step=1)" in error for error in refusals)
+    errors = "\n".join(refusals)
+    assert "state['w'] has checksum" in errors
+    assert "record is not what was saved" in errors
+    assert "record cannot be read" in errors
+    assert "state cannot be read" in errors
 
 
 def test_arrays_of_another_shape_are_damage(tmp_path):
@@ -78,5 +78,5 @@ def test_damage_says_what_is_left(tmp_path):
         with pytest.raises(CheckpointError, match="There is no earlier one"):
             reader.restore(0)
         assert reader.restore().step == 2  # pyright: ignore
-        reader.save(3, STATE)  # a damaged one is in nobody's way
+        reader.save(3, STATE)  # a damaged one does not prevent saves
         assert reader.steps() == [3]

@@ -1,4 +1,4 @@
-"""What cannot be written is told, and harms nothing that was."""
+"""Failed saves are reported and do not harm earlier checkpoints."""
 
 import resource
 import shutil

@@ -1,4 +1,4 @@
-"""Another run's checkpoints are refused, and the differences told."""
+"""Checkpoints of another run are refused, and the differences named."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from tests.checkpointing.saved_runs import IDENTITY, STATE, restored, saved
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"pool": 999}, "pool was 1000, now it is 999"),
         ({"config": {"seed": 1, "rates": [0.1, 0.01]}}, "config.seed was 0, now it"),
@@ -20,9 +20,11 @@ from tests.checkpointing.saved_runs import IDENTITY, STATE, restored, saved
         ({"config": None, "pool": 1, "a": 1, "b": 1}, "; and 1 more"),
     ],
 )
-def test_refuses_another_runs(tmp_path, change, told):
+def test_refuses_another_runs(tmp_path, change, message):
     saved(tmp_path, STATE, 1)
-    with pytest.raises(CheckpointError, match=f"(?s)step 1 .*{told}.*choose another"):
+    with pytest.raises(
+        CheckpointError, match=f"(?s)step 1 .*{message}.*choose another"
+    ):
         restored(tmp_path, STATE, identity=IDENTITY | change)
 
 

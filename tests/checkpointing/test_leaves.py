@@ -95,7 +95,7 @@ Riap = namedtuple("Riap", ["second", "first"])
 
 
 @pytest.mark.parametrize(
-    ("target", "told"),
+    ("target", "message"),
     [
         (
             STATE | {"net": Pair(jnp.zeros((3, 2)), jnp.arange(4))},
@@ -116,9 +116,9 @@ Riap = namedtuple("Riap", ["second", "first"])
         (STATE | {"rng": jax.random.key(0)}, r"the target has key<fry>\[\]"),
     ],
 )
-def test_refuses_what_does_not_fit(tmp_path, target, told):
+def test_refuses_what_does_not_fit(tmp_path, target, message):
     saved(tmp_path, STATE, 1)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         restored(tmp_path, target)
     with (
         checkpointer(tmp_path / "other", target) as writer,

@@ -52,7 +52,7 @@ def test_put_lays_out_every_kind_of_leaf():
     jax.tree.map(check, placed, shardings, tree)
     assert shardings["keys"].spec == PartitionSpec("fsdp")
     assert jax.tree.leaves(put(tree, replicated(MESH)))[0].is_fully_replicated
-    # what is on the mesh already may be laid out anew
+    # what is on the mesh already may be laid out again
     again = put(put(tree, replicated(MESH)), shardings)
     jax.tree.map(check, again, shardings, tree)
 

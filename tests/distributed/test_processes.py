@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 TIME_LIMIT = 120
 PROGRAM = [sys.executable, "-W", "error", "-m", "tests.distributed.process_worker"]
 SETTINGS = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-# (processes, devices of each, whether they are told who they are by variables)
+# (processes, devices of each, whether environment variables name them)
 LAYOUTS = [(2, 2, True), (4, 1, False)]
 
 

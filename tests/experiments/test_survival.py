@@ -180,16 +180,16 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_reported(processes, p
         assert np.isfinite(line["loss"])
         assert line["quality"] > 50
     assert of_method.keys() == {method.name for method in tiny_study.METHODS}
-    # Too many end the run, which goes on from its last good state if more are allowed.
-    spoilt = place / "spoilt"
-    process = start(processes, spoilt, poisoned_id=17, max_skipped_steps=1)
+    # Too many stop the run. It continues from its last good state if more are allowed.
+    limited = place / "limited"
+    process = start(processes, limited, poisoned_id=17, max_skipped_steps=1)
     process.join()
     assert process.exitcode == 1
-    told = " ".join(output_of(spoilt).split())
-    assert "2 steps had a loss or gradient that is not finite, and 1 are" in told
-    assert "--max-skipped-steps" in told
-    finish(processes, spoilt, poisoned_id=17, max_skipped_steps=1000)
-    assert_same_outcome(spoilt, folder)
+    output = " ".join(output_of(limited).split())
+    assert "2 steps had a loss or gradient that is not finite, and 1 are" in output
+    assert "--max-skipped-steps" in output
+    finish(processes, limited, poisoned_id=17, max_skipped_steps=1000)
+    assert_same_outcome(limited, folder)
 
 
 def test_another_configuration_is_refused_by_the_field(tmp_path):

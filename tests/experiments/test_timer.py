@@ -20,7 +20,7 @@ def test_compilation_is_apart_and_only_where_it_happens():
     with timer.phase("train") as wait:
         wait(double(argument))
     assert timer.seconds["compile"] == compiling
-    double(jnp.ones(9))  # outside any phase: nobody's
+    double(jnp.ones(9))  # outside of all phases: not counted
     assert timer.seconds["compile"] == compiling
 
 

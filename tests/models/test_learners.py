@@ -47,7 +47,7 @@ def test_attention_learner_is_the_papers_formula(
     num_heads, num_outputs, causal, masked
 ):
     model = AttentionLearner(6, num_heads, num_outputs, causal)
-    # the last two tokens are nobody's to attend to
+    # no token attends to the last two
     mask = jnp.broadcast_to(jnp.arange(5) < 3, (3, 5)) if masked else None
     variables = model.init(jax.random.key(1), TOKENS)
     allowed = np.tri(5, dtype=bool) if causal else np.ones((5, 5), bool)

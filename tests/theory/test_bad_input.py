@@ -282,7 +282,7 @@ CASES = {
         lambda: DESCENT.init(jnp.zeros(2)),
         r"outputs has shape \(2,\), .*kernel, of shape \(3, 3\), is on 3 points: pass",
     ),
-    "nobody selected": (
+    "none selected": (
         lambda: teach(num_selected=0, num_steps=1),
         "num_selected must be a positive integer, got 0",
     ),
