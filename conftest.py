@@ -16,6 +16,7 @@ from tests.array_annotations import checked
 
 install_import_hook("attent_jax", f"{checked.__module__}.{checked.__name__}")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 settings.register_profile(
     "repeatable", deadline=None, derandomize=True, max_examples=30

@@ -211,7 +211,8 @@ def descend(
         selection = teaching.selection
         weights = jnp.zeros(num_examples, f.dtype)
         weights = weights.at[selection.indices].set(selection.weights.astype(f.dtype))
-        (gradient,) = pull_back(residual * weights / selection.num_selected)
+        num_selected = selection.num_selected.astype(f.dtype)
+        (gradient,) = pull_back(residual * weights / num_selected)
         params = jax.tree.map(
             lambda leaf, slope: leaf - learning_rate * slope, training.params, gradient
         )

@@ -124,7 +124,8 @@ every_mode = pytest.mark.parametrize("mode", MODES.values(), ids=MODES.keys())
 
 
 def unequally(selection: Selection) -> Selection:
-    return selection._replace(weights=selection.weights * (1 + selection.indices % 3))
+    factors = (1 + selection.indices % 3).astype(jnp.float32)
+    return selection._replace(weights=selection.weights * factors)
 
 
 @cache

@@ -35,7 +35,7 @@ TRAINABLE: Any = {
 
 
 def transformer(params, x):
-    """Two pre-LN blocks, causal, two heads: written anew from golden_antk.py."""
+    """Two pre-LN blocks, causal, two heads: independent of golden_antk.py."""
 
     def normalised(x, gain, bias):
         centred = x - x.mean(axis=-1, keepdims=True)
@@ -245,6 +245,7 @@ def test_product_is_neural_tangents():
     assert_equal(found, expected)
 
 
+@jax.numpy_dtype_promotion("standard")  # Flax adds float32 to float64
 def test_a_flax_learner_has_a_kernel():
     model: Any = TextClassifier(
         vocabulary_size=9,
