@@ -90,6 +90,15 @@ class Operation(NamedTuple):
     def out_shapes(self) -> list[tuple[int, ...]]:
         return [shape_of(atom) for atom in self.eqn.outvars]
 
+    def all_results(self, value: Value) -> list[Value]:
+        """The same of each result."""
+        return [value] * len(self.eqn.outvars)
+
+    def has_rows_at(self, rows: Rows | None, number: int) -> bool:
+        """Whether a result's shapes are those of a value with its rows there."""
+        one, two = self.eqn.outvars[number], self.twin.outvars[number]
+        return has_rows_at(rows, shape_of(one), shape_of(two), self.sizes)
+
     def __str__(self) -> str:
         results = ", ".join(str(var.aval) for var in self.eqn.outvars)
         where = str(self.eqn.source_info.name_stack)
