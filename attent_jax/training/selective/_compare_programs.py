@@ -231,15 +231,16 @@ def _constant_with_rows(
 ) -> Value:
     """A NumPy array of the batch's size: alike in all rows, or numbering them."""
     rows = rows_created(a.shape, b.shape, sizes) if a.dtype == b.dtype else None
-    if rows is not None and rows.block == 1:
+    if rows is not None:
         first, *others = (np.moveaxis(array, rows.axis, 0) for array in (a, b))
         alike = all((array == first[:1]).all() for array in (first, *others))
         if alike:
-            return Value(Origin.SHARED if first.any() else Origin.ZERO, rows)
+            origin = Origin.SHARED if first.any() else Origin.ZERO
+            return Value(origin, rows, uniform=True)
         is_wide = np.issubdtype(a.dtype, np.integer) and a.itemsize >= 4
         if (
             is_wide
-            and a.ndim == 1
+            and rows.block == a.ndim == 1
             and all((v == np.arange(len(v))).all() for v in (a, b))
         ):
             return Value(Origin.PLACE, rows)

@@ -133,17 +133,20 @@ def _join(values, op):
         no_rows = first.rows is None and other.rows is None
         if no_rows and origins == {Origin.ZERO, Origin.SUM}:
             first = SUM
-        elif origins <= set(_WEAKER) and (
-            first.rows == other.rows or Origin.ZERO in origins
-        ):
-            stronger, weaker = sorted(
-                (first, other), key=lambda v: _WEAKER.index(v.origin)
-            )
-            same_axis = (stronger.rows and stronger.rows.axis) == (
-                weaker.rows and weaker.rows.axis
-            )
-            joined = weaker._replace(constant=None)
-            first = joined if same_axis else mixed(f"{op} mixes rows")
+        elif origins <= set(_WEAKER):
+            first = _weaker(first, other, op)
         else:
             first = mixed(f"{op} mixes rows")
     return first
+
+
+def _weaker(one, other, op):
+    """What holds of both; of uniform values whatever their layout is."""
+    stronger, weaker = sorted(
+        (one, other), key=lambda v: (_WEAKER.index(v.origin), not v.is_uniform)
+    )
+    same_axis = (one.rows and one.rows.axis) == (other.rows and other.rows.axis)
+    if not same_axis or (one.rows != other.rows and not stronger.is_uniform):
+        return mixed(f"{op} mixes rows")
+    rows = one.rows if weaker.is_uniform else weaker.rows
+    return weaker._replace(constant=None, uniform=weaker.is_uniform, rows=rows)

@@ -11,13 +11,14 @@ from attent_jax.training.selective._places import (
     from_places,
     numbering,
 )
-from attent_jax.training.selective._row_rules import RANDOM, RULES
+from attent_jax.training.selective._row_rules import POINTWISE, RANDOM, RULES
 from attent_jax.training.selective._row_values import (
     SHARED,
     SUM,
     ZERO,
     Operation,
     Origin,
+    Rows,
     Value,
     mixed,
     names,
@@ -34,6 +35,7 @@ _KEEPS_ZERO = names(
     "expand_dims name neg pad pcast pvary reduce_sum reshape sharding_constraint slice "
     "squeeze stop_gradient sub tile transpose"
 )
+_KEEPS_UNIFORM = POINTWISE | names("broadcast_in_dim dot_general transpose")
 _KEEPS_CONSTANT = names("broadcast_in_dim convert_element_type reshape squeeze")
 
 
@@ -51,6 +53,7 @@ def values_of(op: Operation, ins: Sequence[Value], is_backward: bool) -> list[Va
     broken = next((value for value in ins if value.origin is Origin.MIXED), None)
     if broken is not None:
         return op.all_results(broken)
+    ins = _laid_out_alike(ins)
     origins = {value.origin for value in ins}
     if Origin.LABEL in origins:
         return from_labels(op, ins, _kept(op, ins, is_backward))
@@ -63,6 +66,24 @@ def values_of(op: Operation, ins: Sequence[Value], is_backward: bool) -> list[Va
     if Origin.SUM in origins:
         return op.all_results(mixed(f"{op} puts a sum over rows back into rows"))
     return _kept(op, ins, is_backward)
+
+
+def _laid_out_alike(ins):
+    """Uniform values have their rows wherever the others have them."""
+    with_rows = [value for value in ins if value.rows]
+    fixed = [value for value in with_rows if not value.is_uniform] or with_rows[:1]
+    layouts = {value.rows[1:] for value in fixed}
+    if len(layouts) != 1:
+        return ins
+    ((block, outer),) = layouts
+    return [
+        value._replace(rows=Rows(value.rows.axis, block, outer))
+        if value.rows
+        and value.is_uniform
+        and value.rows.block * value.rows.outer == block * outer
+        else value
+        for value in ins
+    ]
 
 
 def _without_rows(op, ins, is_backward):
@@ -95,8 +116,10 @@ def _created(op, value, is_backward):
     """Rows made of what has none."""
     if op.name == "iota" and op.params["dimension"] == value.rows.axis:
         return numbering(op, value.rows)
-    if op.name in ("broadcast_in_dim", "tile", "iota"):
-        return value
+    if op.name in ("broadcast_in_dim", "iota"):
+        return value._replace(uniform=True)
+    if op.name == "tile":
+        return value._replace(uniform=op.in_shapes[0][value.rows.axis] == 1)
     if op.name in RANDOM and is_backward:
         return _drawn_again(op)
     if op.name in RANDOM:
@@ -120,8 +143,11 @@ def _kept(op, ins, is_backward):
     else:
         origin = Origin.ROW
     found = rows if isinstance(rows, list) else [rows] * len(op.eqn.outvars)
+    is_uniform = op.name in _KEEPS_UNIFORM and all(v.is_uniform for v in with_rows)
     return [
-        mixed(f"{op} mixes rows") if one is None else Value(origin, one)
+        mixed(f"{op} mixes rows")
+        if one is None
+        else Value(origin, one, uniform=is_uniform)
         for one in found
     ]
 

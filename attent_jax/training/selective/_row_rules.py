@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from attent_jax.training.selective._index_rules import gather, scatter
 from attent_jax.training.selective._row_values import (
     Operation,
-    Origin,
     Rows,
     Value,
     names,
@@ -25,12 +25,8 @@ Rule = Callable[[Operation, Sequence[Value]], Rows | list[Rows | None] | None]
 
 def _aligned(op, ins):
     """All inputs have their rows in the same place."""
-    rows = {value.rows for value in ins if value.rows and value.origin != Origin.ZERO}
-    if not rows:  # zeros have their rows wherever they are wanted
-        rows = {value.rows for value in ins if value.rows}
-    (found, *others) = rows
-    axes = {value.rows.axis for value in ins if value.rows}
-    return None if others or axes != {found.axis} else found
+    found, *others = {value.rows for value in ins if value.rows}
+    return None if others else found
 
 
 def _reshape(op, ins):
@@ -93,6 +89,15 @@ def _trailing(num_axes: int) -> Rule:
         return rows if rows and rows.axis < len(op.in_shapes[0]) - num_axes else None
 
     return rule
+
+
+def _triangular_solve(op, ins):
+    matrix, sides = ins
+    if matrix.rows or sides.rows is None:
+        return _trailing(2)(op, ins)
+    # One matrix for all rows: each of the other operand is solved for by itself.
+    solved_for = len(op.in_shapes[1]) - (2 if op.params["left_side"] else 1)
+    return None if sides.rows.axis == solved_for else sides.rows
 
 
 def _fft(op, ins):
@@ -198,101 +203,6 @@ def _window(op, ins):
     return None if moves or any(op.params["padding"][axis]) else rows
 
 
-def _gather(op, ins):
-    numbers, (operand, indices) = op.params["dimension_numbers"], ins
-    dropped = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
-    out_ndim = len(op.out_shapes[0])
-    if indices.rows is None:  # the same entries of every row
-        axis = operand.rows.axis
-        if axis in dropped or axis in numbers.start_index_map:
-            return None
-        kept = sum(other not in dropped for other in range(axis))
-        return operand.rows._replace(axis=int(numbers.offset_dims[kept]))
-    if not _reads_own_row(
-        op,
-        operand,
-        indices,
-        numbers.start_index_map,
-        numbers.collapsed_slice_dims,
-        numbers.operand_batching_dims,
-        numbers.start_indices_batching_dims,
-    ):
-        return None
-    of_indices = [axis for axis in range(out_ndim) if axis not in numbers.offset_dims]
-    if indices.rows.axis >= len(of_indices):
-        return None
-    return indices.rows._replace(axis=of_indices[indices.rows.axis])
-
-
-def _reads_own_row(
-    op, operand, indices, index_map, collapsed, batching, indices_batching
-):
-    """Whether indices with rows address, in an operand with rows, their own row."""
-    places = _place_columns(op, indices)
-    if operand.rows is None:
-        return not places
-    if places:
-        (column, *others) = places
-        return (
-            not others
-            and index_map[column] == operand.rows.axis
-            and operand.rows.axis in collapsed
-            and operand.rows._replace(axis=0) == Rows(0)
-            and indices.rows._replace(axis=0) == Rows(0)
-        )
-    pairs = zip(batching, indices_batching, strict=True)
-    return (operand.rows.axis, indices.rows.axis) in pairs and (
-        operand.rows._replace(axis=0) == indices.rows._replace(axis=0)
-    )
-
-
-def _place_columns(op, indices):
-    if indices.origin != Origin.PLACE:
-        return ()
-    if indices.columns is None:
-        return range(op.in_shapes[1][-1])
-    return sorted(indices.columns)
-
-
-def _scatter(op, ins):
-    """Entries of each row are set, or added to, by updates that belong to it."""
-    operand, indices, updates = ins
-    numbers = op.params["dimension_numbers"]
-    if operand.rows is None or updates.rows is None:
-        return None
-    axis = operand.rows.axis
-    if indices.rows is None:  # the same entries of every row
-        dropped = {*numbers.inserted_window_dims, *numbers.operand_batching_dims}
-        if axis in dropped or axis in numbers.scatter_dims_to_operand_dims:
-            return None
-        kept = sum(other not in dropped for other in range(axis))
-        own = operand.rows._replace(axis=int(numbers.update_window_dims[kept]))
-        return operand.rows if updates.rows == own else None
-    reads_own = _reads_own_row(
-        op,
-        operand,
-        indices,
-        numbers.scatter_dims_to_operand_dims,
-        numbers.inserted_window_dims,
-        numbers.operand_batching_dims,
-        numbers.scatter_indices_batching_dims,
-    )
-    return operand.rows if reads_own and updates_follow(op, ins) else None
-
-
-def updates_follow(op: Operation, ins: Sequence[Value]) -> bool:
-    """Whether each row of a scatter's updates is put where its row of indices says."""
-    _, indices, updates = ins
-    window = op.params["dimension_numbers"].update_window_dims
-    scattered = [a for a in range(len(op.in_shapes[2])) if a not in window]
-    if indices.rows is None or updates.rows is None:
-        return False
-    axis = indices.rows.axis
-    return axis < len(scattered) and (
-        updates.rows == indices.rows._replace(axis=scattered[axis])
-    )
-
-
 def _dot_general(op, ins):
     contract, (lhs_batch, rhs_batch) = op.params["dimension_numbers"]
     lhs, rhs = (value.rows for value in ins)
@@ -339,7 +249,7 @@ def _convolution(op, ins):
 
 RANDOM = names("random_bits random_split random_fold_in random_gamma")
 """Drawn for each place: a row keeps the draw that it got in the forward pass."""
-_POINTWISE = names(
+POINTWISE = names(
     "abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e "
     "bitcast_convert_type cbrt ceil clamp clz complex conj convert_element_type copy "
     "copy_p cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge "
@@ -361,21 +271,20 @@ _WINDOWS = names(
     "select_and_gather_add select_and_scatter_add cumred_reduce_window_impl"
 )
 _LINEAR_ALGEBRA = names(
-    "cholesky eig eigh geqrf householder_product lu qr schur svd triangular_solve "
-    "tridiagonal"
+    "cholesky eig eigh geqrf householder_product lu qr schur svd tridiagonal"
 )
 _SCATTERS = names(
     "scatter scatter-add scatter_add scatter-mul scatter_mul scatter-min scatter_min "
     "scatter-max scatter_max scatter-sub scatter_sub"
 )
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(_POINTWISE, _aligned),
+    **dict.fromkeys(POINTWISE, _aligned),
     **dict.fromkeys([*RANDOM, "random_wrap", "random_unwrap"], _aligned),
     **dict.fromkeys(_REDUCTIONS, _reduce),
     **dict.fromkeys(_WINDOWS, _window),
     **dict.fromkeys(_ALONG_AN_AXIS, _along_an_axis),
     **dict.fromkeys(_LINEAR_ALGEBRA, _trailing(2)),
-    **dict.fromkeys(_SCATTERS, _scatter),
+    **dict.fromkeys(_SCATTERS, scatter),
     **dict.fromkeys(["reshape", "squeeze", "expand_dims"], _reshape),
     "approx_top_k": _along_an_axis,
     "broadcast_in_dim": _broadcast,
@@ -385,7 +294,7 @@ RULES: dict[str, Rule] = {
     "dynamic_slice": _dynamic_slice,
     "dynamic_update_slice": _update_slice,
     "fft": _fft,
-    "gather": _gather,
+    "gather": gather,
     "lu_pivots_to_permutation": _trailing(1),
     "pad": _pad,
     "ragged_dot_general": _ragged_dot,
@@ -395,5 +304,6 @@ RULES: dict[str, Rule] = {
     "tile": _tile,
     "top_k": _along_an_axis,
     "transpose": _transpose,
+    "triangular_solve": _triangular_solve,
     "unstack": _unstack,
 }

@@ -55,7 +55,13 @@ class Value(NamedTuple):
     constant: float | None = None
     """Its entries, if they are known to be this number; zero has an origin."""
     label: int | None = None
+    uniform: bool = False
+    """Whether all entries along the axis of its rows are the same; zeros are."""
     reason: str = ""
+
+    @property
+    def is_uniform(self) -> bool:
+        return self.uniform or self.origin is Origin.ZERO
 
 
 ZERO, SHARED = Value(Origin.ZERO), Value(Origin.SHARED)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 
-from attent_jax.training.selective._row_rules import updates_follow
+from attent_jax.training.selective._index_rules import updates_follow
 from attent_jax.training.selective._row_values import Operation, Origin, Value, names
 
 

@@ -12,7 +12,7 @@ from attent_jax.training import selective_value_and_grad
 from tests.training.selective.compile_options import COMPILE_FAST
 from tests.training.selective.meeting_losses import LOSSES, ROWS, SEQ, WIDTH
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
+pytestmark = pytest.mark.usefixtures("compile_fast", "standard_promotion")
 X = jnp.asarray(np.random.default_rng(0).normal(size=(ROWS, SEQ, WIDTH)), jnp.float32)
 IDS = jnp.array([1, 0, 2, 1, 0, 2])
 W = jnp.asarray(np.random.default_rng(1).normal(size=(WIDTH, WIDTH)) / 2, jnp.float32)

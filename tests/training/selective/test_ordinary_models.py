@@ -13,7 +13,7 @@ from tests.training.learners import assert_close
 from tests.training.selective.compile_options import COMPILE_FAST
 from tests.training.selective.ordinary_models import MODELS
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
+pytestmark = pytest.mark.usefixtures("compile_fast", "standard_promotion")
 WITH_DRAWS = [name for name in MODELS if "dropout" in name.lower()] + [
     "variational autoencoder",
     "diffusion with a time for each row",
