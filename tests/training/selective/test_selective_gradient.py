@@ -63,6 +63,7 @@ def test_equals_the_gradient_of_the_selected_rows_alone(build, reuse_forward):
 
 
 @both_ways
+@pytest.mark.usefixtures("standard_promotion")
 def test_equals_it_to_1e_12_in_float64(reuse_forward):
     with jax.enable_x64(True):
         learner = decoder()
@@ -75,6 +76,7 @@ def test_equals_it_to_1e_12_in_float64(reuse_forward):
 
 
 @both_ways
+@pytest.mark.usefixtures("standard_promotion")
 def test_works_in_bfloat16(reuse_forward):
     learner = vision_transformer(dtype=jnp.bfloat16)
     (_, info), grads = selective(learner, reuse_forward=reuse_forward)
