@@ -143,7 +143,9 @@ def test_steps_work_under_strict_promotion_and_checks(make_step, dtype):
 
 
 @pytest.mark.parametrize(
-    "optimizer", [selectors.top_k(), optax.adam, None, "adam"], ids=str
+    "optimizer",
+    [selectors.top_k(), optax.adam, None, "adam"],
+    ids=["a selector", "a factory", "None", "a name"],
 )
 def test_what_is_no_optimizer_is_refused(optimizer):
     message = r"optimizer must be an optax.GradientTransformation, got .*optax.adam\("
