@@ -72,8 +72,9 @@ class Checkpointer:
     Raises:
       CheckpointError: if the folder cannot be written, or has no room for what is
         kept and one checkpoint more.
-      TypeError, ValueError: for a leaf that is not an array or a number, an identity
-        that is not JSON data, or a keep_last that is not an integer >= 1.
+      TypeError, ValueError: for a folder that is not a path, a leaf that is not an
+        array or a number, an identity that is not JSON data, or a keep_last that is not
+        an integer >= 1.
 
     Example:
       >>> import tempfile, jax, jax.numpy as jnp
@@ -98,6 +99,11 @@ class Checkpointer:
         identity: Mapping[str, Any],
         keep_last: int = 2,
     ):
+        if not isinstance(folder, str | os.PathLike):
+            raise TypeError(
+                f"folder must be a path, got {type(folder).__name__}: call "
+                f"Checkpointer(folder, target, identity=...)."
+            )
         self._folder = Path(folder).absolute()
         self._identity = as_json("identity", identity)
         self._leaves = describe_leaves("target", target)
@@ -113,6 +119,7 @@ class Checkpointer:
             options=ocp.CheckpointManagerOptions(preservation_policy=self._kept),
         )
         self._step: int | None = None  # saved or restored last
+        self._is_closed = False
         for step in self._manager.all_steps():
             # A damaged checkpoint is refused when it is asked for, not here.
             with contextlib.suppress(DamageError):
@@ -143,8 +150,9 @@ class Checkpointer:
           CheckpointError: if this or the previous save cannot be written, or the
             folder has checkpoints of which none was restored.
           TypeError, ValueError: for a state unlike the target, a position that is not
-            JSON data, or a step before the last.
+            JSON data, a step before the last, or a `Checkpointer` that is closed.
         """
+        self._check_open()
         step = check_count("step", step, minimum=0)
         position = as_json("position", {} if position is None else position)
         if quality is not None:
@@ -204,7 +212,9 @@ class Checkpointer:
           CheckpointError: if it has another identity, differs from the target in
             structure, shape or dtype, or is damaged. The message lists earlier ones;
             they are restored only if you ask for them.
+          ValueError: if the `Checkpointer` is closed.
         """
+        self._check_open()
         steps = self.steps()
         if step is None and not steps:
             return None
@@ -251,12 +261,20 @@ class Checkpointer:
             self.wait()
         finally:
             self._manager.close()
+            self._is_closed = True
 
     def __enter__(self) -> "Checkpointer":
         return self
 
     def __exit__(self, *_) -> None:
         self.close()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ValueError(
+                "this Checkpointer is closed: save and restore inside its `with` "
+                "block, or before close()."
+            )
 
     def _check_is_own(self, step: int, saved: Any) -> None:
         if differences := list_differences(saved, self._identity):

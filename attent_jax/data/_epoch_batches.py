@@ -39,24 +39,25 @@ def epoch_batches(
 ) -> Iterator[EpochBatch]:
     """Shuffle the selected examples and iterate over their batches.
 
-    Every selected example comes exactly once. The last batch is padded to `batch_size`
-    with copies of one selected example at weight 0, so that no shape depends on the
-    ratio. Batches are read ahead if the pool has `num_threads`.
+    Every selected example appears exactly once. The last batch is padded to
+    `batch_size` with copies of one selected example at weight 0, so that no shape
+    depends on the ratio. Batches are read ahead if the pool has `num_threads`.
 
     Args:
       pool: the examples.
       selection: a teacher's `state.selection` for this pool.
       batch_size: examples in a step, on all devices together. At most the pool's size
         or 2²⁰, whichever is larger.
-      seed: non-negative integer, or a sequence of them. The order depends on nothing
-        else than the seed and the selection. Let the epoch be a part of it, as in
-        `(seed, epoch)`, or every epoch comes in the same order.
+      seed: non-negative integer, or a sequence of them. The order depends only
+        on the seed and the selection. Let the epoch be a part of the seed, as in
+        `(seed, epoch)`, or every epoch has the same order.
       sharding: how a batch is split over the devices of all processes, e.g.
         `distributed.batch_sharding(mesh)`. Each process then reads its own rows of
         every batch, and batches and weights are global arrays. None: the batch is as
         the pool returns it, and weights are NumPy's.
       start: how many batches to skip. Nothing of them is read, and the others are
-        those that the whole epoch has, bit for bit: use it to resume an epoch.
+        those that the whole epoch has, bit for bit: use it to resume an epoch. Do not
+        update the teacher again in that case: pass the selection that you saved.
       drop_remainder: leave out the last batch if it is not full.
 
     Returns:

@@ -35,7 +35,7 @@ def epoch_order(
 
     It does what `epoch_batches` does on the host, with static shapes: it works under
     `jit`, `vmap` and `scan`, so that a whole curriculum, order included, is one
-    `lax.scan`. Every selected example comes exactly once, each order being equally
+    `lax.scan`. Every selected example appears exactly once, and each order is equally
     likely. The last batch is padded with copies of one selected example at weight 0,
     and so are the steps after it. Do not train on those: loop over `order.num_steps`
     with `lax.fori_loop`, or skip them with `lax.cond`.
@@ -45,7 +45,7 @@ def epoch_order(
       selection: a teacher's `state.selection`.
       batch_size: examples in a step.
       num_steps: number of steps, static. None: as many as the whole pool takes. With
-        fewer than the selection takes, its other examples do not come.
+        fewer than the selection takes, the remaining examples are left out.
 
     Returns:
       An `EpochOrder`.

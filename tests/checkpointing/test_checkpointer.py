@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from attent_jax import scores, selectors, teachers, training
-from attent_jax.checkpointing import CheckpointError
+from attent_jax.checkpointing import Checkpointer, CheckpointError
 from tests.checkpointing.saved_runs import (
     STATE,
     assert_same,
@@ -149,3 +149,19 @@ def test_bad_arguments(tmp_path):
         with pytest.raises(ValueError, match="step must be at least 0"):
             writer.save(-1, STATE)
         assert writer.steps() == []
+
+
+@pytest.mark.parametrize("act", ["save", "restore"])
+def test_a_closed_checkpointer_refuses(tmp_path, act):
+    with checkpointer(tmp_path, STATE) as closed:
+        closed.save(1, STATE)
+    with pytest.raises(ValueError, match="is closed: save and restore inside"):
+        closed.save(2, STATE) if act == "save" else closed.restore()
+    closed.close()  # does nothing
+    assert restored(tmp_path, STATE).step == 1
+
+
+@pytest.mark.parametrize("folder", [{"w": 1.0}, 3, None])
+def test_a_folder_is_a_path(folder):
+    with pytest.raises(TypeError, match=r"folder must be a path, got .*target, iden"):
+        Checkpointer(folder, STATE, identity={})
