@@ -1,14 +1,17 @@
 """A selection turned into an epoch of batches, on the host."""
 
+import operator
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import core
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int
 
-from attent_jax._checks import check_count
+from attent_jax._checks import check_count, short
 from attent_jax.data._epoch_order import check_selection
 from attent_jax.data._fetch import fetch_batches
 from attent_jax.data._pools import Pool, check_batch_size, check_pool
@@ -110,6 +113,25 @@ def epoch_batches(
     return map(EpochBatch, ids, batches, weights)
 
 
+def _check_seed(seed: Any) -> list[int]:
+    is_sequence = isinstance(seed, Sequence) and not isinstance(seed, str)
+    seeds: list[Any] = list(seed) if is_sequence else [seed]
+    try:
+        for number in seeds:
+            operator.index(number)
+    except TypeError:
+        raise TypeError(
+            f"seed must be an integer or a sequence of integers, got "
+            f"{_described(seed)}: pass e.g. (seed, epoch)."
+        ) from None
+    return [check_count("seed", number, minimum=0) for number in seeds]
+
+
+def _described(seed: Any) -> str:
+    is_key = hasattr(seed, "dtype") and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key)
+    return "a jax key" if is_key else f"{short(seed)} of type {type(seed).__name__}"
+
+
 def _order(
     selection: Selection,
     batch_size: int,
@@ -117,8 +139,7 @@ def _order(
     drop_remainder: bool,
 ) -> tuple[Int[np.ndarray, "steps batch"], Float[np.ndarray, "steps batch"]]:
     """The ids and weights of each step."""
-    seeds = seed if isinstance(seed, Sequence) else [seed]
-    seeds = [check_count("seed", number, minimum=0) for number in seeds]
+    seeds = _check_seed(seed)
     indices, weights, num_selected = to_host(selection)
     shuffled = np.random.default_rng(seeds).permutation(int(num_selected))
     num_left_over = len(shuffled) % batch_size

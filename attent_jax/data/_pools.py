@@ -1,6 +1,6 @@
 """Pools: the examples a selector chooses from, each with a stable integer id."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -48,6 +48,7 @@ class ArrayPool:
       arrays: leaves `[pool, ...]`, NumPy or jax arrays.
 
     Raises:
+      TypeError: for an array of strings or dates.
       ValueError: if the pool is empty or has 2³¹ examples or more, a leaf has no
         leading axis or is ragged, or leading sizes differ.
 
@@ -61,9 +62,15 @@ class ArrayPool:
     def __init__(self, arrays: Batch):
         num_examples = leading_size("arrays", arrays)
         for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
+            where = f"arrays{jax.tree_util.keystr(path)}"
+            if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "USTMm":
+                raise TypeError(
+                    f"{where} has dtype {leaf.dtype}, which jax cannot hold: pass "
+                    f"numbers, e.g. the texts as token ids."
+                )
             if getattr(leaf, "dtype", None) == np.dtype(object):
                 raise ValueError(
-                    f"arrays{jax.tree_util.keystr(path)} is an array of Python "
+                    f"{where} is an array of Python "
                     f"objects: pad ragged examples to one shape, or pass a list of "
                     f"examples to SourcePool with a collate_fn that pads."
                 )
@@ -73,9 +80,23 @@ class ArrayPool:
     def __len__(self) -> int:
         return self._num_examples
 
+    def __repr__(self) -> str:
+        shapes = jax.tree.map(_Shape, self._arrays)
+        return f"ArrayPool({short(shapes)})"
+
     def take(self, ids: np.ndarray) -> Batch:
         """The examples of these ids, stacked."""
         return jax.tree.map(lambda array: array[ids], self._arrays)
+
+
+class _Shape:
+    """An array's dtype and shape, as a repr."""
+
+    def __init__(self, array: Any):
+        self._text = f"{array.dtype}[{','.join(map(str, array.shape))}]"
+
+    def __repr__(self) -> str:
+        return self._text
 
 
 class SourcePool:
@@ -91,11 +112,12 @@ class SourcePool:
         must have the same structure and shapes.
 
     Raises:
-      TypeError: if the source lacks `__len__` or `__getitem__`, or collate_fn is not
-        callable.
+      TypeError: if the source lacks `__len__` or `__getitem__` or is a mapping, or
+        collate_fn is not callable.
       ValueError: if the source is empty or has 2³¹ examples or more, or num_threads is
         negative. From `take`, if examples differ in structure or shape, or collate_fn
-        returns another number of examples.
+        returns another number of examples. What the source or collate_fn raises gets a
+        note with the ids.
 
     Example:
       >>> import numpy as np, attent_jax
@@ -122,6 +144,11 @@ class SourcePool:
                 f"source must have __len__ and __getitem__, got "
                 f"{type(source).__name__}: wrap a chunk of a stream in a list."
             )
+        if isinstance(source, Mapping):
+            raise TypeError(
+                f"source must be indexed by ids 0, 1, ..., got {type(source).__name__}:"
+                f" for arrays by name use attent_jax.data.ArrayPool(arrays)."
+            )
         if not (collate_fn is None or callable(collate_fn)):
             raise TypeError(
                 f"collate_fn must be a function of a list of examples, got "
@@ -134,18 +161,35 @@ class SourcePool:
     def __len__(self) -> int:
         return self._num_examples
 
+    def __repr__(self) -> str:
+        return (
+            f"SourcePool({type(self._source).__name__} of {self._num_examples} "
+            f"examples, num_threads={self.num_threads})"
+        )
+
     def take(self, ids: np.ndarray) -> Batch:
         """The examples of these ids, read and stacked."""
-        examples = [self._source[int(id_)] for id_ in ids]
+        examples = [self._read(int(id_)) for id_ in ids]
         if self._collate_fn is None:
             return _stack(examples, ids)
-        batch = self._collate_fn(examples)
+        try:
+            batch = self._collate_fn(examples)
+        except Exception as error:
+            error.add_note(f"in SourcePool's collate_fn, for ids {short(ids.tolist())}")
+            raise
         if (size := leading_size("collate_fn's batch", batch)) != len(examples):
             raise ValueError(
                 f"collate_fn must return one row per example, but made {size} of "
                 f"{len(examples)}: stack the examples along a new first axis."
             )
         return batch
+
+    def _read(self, id_: int) -> Any:
+        try:
+            return self._source[id_]
+        except Exception as error:
+            error.add_note(f"in SourcePool's source[{id_}]")
+            raise
 
 
 def check_pool(pool: Any) -> int:

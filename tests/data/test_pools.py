@@ -222,7 +222,25 @@ CASES = {
     ),
     "a seed that draws": (
         lambda: epoch_batches(POOLS["arrays"], SELECTION, 4, cast(Any, None)),
-        "seed must be an integer, got None",
+        "seed must be an integer or a sequence of integers, got None.*(seed, epoch)",
+    ),
+    "a key as seed": (
+        lambda: epoch_batches(
+            POOLS["arrays"], SELECTION, 4, cast(Any, jax.random.key(0))
+        ),
+        r"seed must be an integer or a sequence .*, got a jax key: pass e\.g\.",
+    ),
+    "a seed of booleans": (
+        lambda: epoch_batches(POOLS["arrays"], SELECTION, 4, cast(Any, [True, 0])),
+        "seed must be an integer, got True",
+    ),
+    "a dict as source": (
+        lambda: SourcePool(cast(Any, {"x": np.ones(3)})),
+        r"source must be indexed by ids 0, 1, .*got dict: .*ArrayPool\(arrays\)",
+    ),
+    "an array of strings": (
+        lambda: ArrayPool({"text": np.array(["a", "b"])}),
+        r"arrays\['text'\] has dtype <U1, which jax cannot hold: .*token ids",
     ),
     "a batch size of many numbers": (
         lambda: epoch_batches(POOLS["arrays"], SELECTION, cast(Any, [4] * 10**5), 0),
@@ -258,6 +276,42 @@ CASES = {
 @pytest.mark.parametrize(("act", "message"), CASES.values(), ids=CASES.keys())
 def test_errors_are_short_and_name_the_remedy(act, message):
     assert re.search(message, error_of(act))
+
+
+class Broken:
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, id_):
+        raise OSError("disk")
+
+
+def refuses(examples):
+    raise KeyError("x")
+
+
+@pytest.mark.parametrize(
+    ("pool", "error", "note"),
+    [
+        (SourcePool(Broken()), OSError, "in SourcePool's source[3]"),
+        (
+            SourcePool(RECORDS, collate_fn=refuses),
+            KeyError,
+            "in SourcePool's collate_fn, for ids [3, 1]",
+        ),
+    ],
+)
+def test_an_error_of_the_users_code_has_a_note_with_the_ids(pool, error, note):
+    with pytest.raises(error) as caught:
+        pool.take(np.array([3, 1]))
+    assert caught.value.__notes__ == [note]
+
+
+def test_reprs_are_short_and_have_no_address():
+    assert repr(POOLS["arrays"]) == "ArrayPool({'x': float32[23,2,3], 'y': int32[23]})"
+    assert repr(POOLS["jax arrays"]) == repr(POOLS["arrays"])
+    assert repr(SourcePool(RECORDS)) == "SourcePool(list of 23 examples, num_threads=8)"
+    assert len(repr(ArrayPool([np.ones(3)] * 1000))) < 130
 
 
 def test_a_thread_hands_on_its_error():
