@@ -23,9 +23,10 @@ def check_count(
             raise TypeError
         count = operator.index(value)
     except TypeError:
+        is_pool = hasattr(value, "take") and not hasattr(value, "dtype")
+        remedy = "its length, len(pool)" if is_pool else "a Python int"
         raise TypeError(
-            f"{name} must be an integer, got {short(value)} of type "
-            f"{type(value).__name__}: pass a Python int."
+            f"{name} must be an integer, got {_kind(value)}: pass {remedy}."
         ) from None
     if count < minimum:
         raise ValueError(
@@ -49,7 +50,7 @@ def check_number(
     """`value` as a float within [low, high], or (low, high]."""
     if callable(value):
         raise TypeError(
-            f"{name} must be a number, got {short(value)}: it takes no schedule "
+            f"{name} must be a number, got {shown(value)}: it takes no schedule "
             f"or other function; pass a Python number."
         )
     is_number = isinstance(value, numbers.Real) or np.shape(value) == ()
@@ -123,6 +124,11 @@ def leading_size(name: str, tree: Any) -> int:
 
 def check_per_example(name: str, values: Any, num_examples: int) -> None:
     """Refuse losses or scores that are not one per example."""
+    if isinstance(values, tuple):
+        raise TypeError(
+            f"{name} returned a tuple: return the array [batch] alone, without "
+            f"auxiliary output."
+        )
     shape = np.shape(values)
     if shape == (num_examples,):
         return
@@ -141,11 +147,21 @@ def check_per_example(name: str, values: Any, num_examples: int) -> None:
 
 def check_weights(weights: Any, num_examples: int) -> None:
     """Refuse loss weights that are not one per example of the batch."""
-    if np.shape(weights) != (num_examples,):
+    shape = getattr(weights, "shape", None)
+    if shape != (num_examples,):
         raise ValueError(
             f"weights must have shape ({num_examples},), one per example of the batch, "
-            f"got {np.shape(weights)}."
+            f"got {type(weights).__name__ if shape is None else shape}: pass e.g. "
+            f"jnp.ones({num_examples}), as the last of (state, rng, batch, weights)."
         )
+
+
+def structure_of(function: Any, *args: Any) -> Any:
+    """The structure of what `function` returns; None if jax cannot trace it."""
+    try:
+        return jax.tree.structure(jax.eval_shape(function, *args))
+    except jax.errors.JAXTypeError:
+        return None
 
 
 def takes(function: Any, num_arguments: int) -> bool:
@@ -176,12 +192,23 @@ def short(value: Any) -> str:
     return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}..."
 
 
+def factory_hint(value: Any) -> str:
+    """What to add to a remedy where `value` may be a factory that was not called."""
+    return " (called, with its parentheses)" if callable(value) else ""
+
+
+def _kind(value: Any) -> str:
+    """A value of a wrong type: a function by its name, others with their type."""
+    text = shown(value)
+    return text if callable(value) else f"{text} of type {type(value).__name__}"
+
+
 def check_select_fn(name: str, select_fn: Any) -> None:
     """Refuse what is not a selector, a factory of selectors included."""
     if not takes(select_fn, 3):
         raise TypeError(
             f"{name} must be a selector, got {shown(select_fn)}: pass e.g. "
-            f"attent_jax.selectors.top_k() (called, with its parentheses)."
+            f"attent_jax.selectors.top_k(){factory_hint(select_fn)}."
         )
 
 

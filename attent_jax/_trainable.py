@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from attent_jax._checks import short
 from attent_jax.typing import Params, Trainable
 
 
@@ -43,8 +44,8 @@ def partition_params(
     is_trained = _is_trained(params, leaves, treedef, trainable)
     if leaves and not any(is_trained):
         raise ValueError(
-            f"trainable={trainable!r} leaves no parameter to train; the paths are "
-            f"{_listing([_name(path) for path, _ in leaves])}: mark at least one."
+            f"trainable={_named(trainable)} leaves no parameter to train; the paths "
+            f"are {_listing([_name(path) for path, _ in leaves])}: mark at least one."
         )
     for (path, leaf), trained in zip(leaves, is_trained, strict=True):
         dtype = _dtype_of(path, leaf)
@@ -88,10 +89,12 @@ def _is_trained(params, leaves, treedef, trainable: Trainable) -> list[bool]:
     else:
         try:
             answers = treedef.flatten_up_to(jax.tree.broadcast(trainable, params))
-        except ValueError as error:
+        except ValueError:
             raise ValueError(
-                f"trainable={trainable!r} does not fit params ({error}): give one bool "
-                f"for each leaf or subtree of {treedef}."
+                f"trainable={_named(trainable)} does not fit params, whose leaves are "
+                f"{_listing([_name(path) for path, _ in leaves])}: give one bool for "
+                f"each leaf or subtree, or a function of a leaf's path, e.g. "
+                f'`lambda path: "lora" in path`.'
             ) from None
     for (path, _), answer in zip(leaves, answers, strict=True):
         if not isinstance(answer, bool | np.bool_):
@@ -115,6 +118,10 @@ def _dtype_of(path: Any, leaf: Any) -> Any:
 
 def _name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _named(trainable: Any) -> str:
+    return getattr(trainable, "__name__", None) or short(trainable)
 
 
 def _listing(names: list[str], most: int = 8) -> str:

@@ -1,5 +1,6 @@
 """Each error names the argument and its value, and says what to do instead."""
 
+import functools
 import inspect
 from typing import Any
 
@@ -9,7 +10,16 @@ import numpy as np
 import optax
 import pytest
 
-from attent_jax import data, models, schedules, scores, selectors, teachers, training
+from attent_jax import (
+    data,
+    distributed,
+    models,
+    schedules,
+    scores,
+    selectors,
+    teachers,
+    training,
+)
 
 KEY = jax.random.key(0)
 POOL = jnp.arange(4.0)
@@ -20,6 +30,7 @@ TEACHER = ATTENT(TOP_K, 0.5)
 TABLE = scores.ScoreTable.init(4)
 PLAN = teachers.plan(TEACHER, num_examples=4, num_epochs=2, batch_size=2)
 PLAN_OF_4: dict[str, Any] = {"num_examples": 4, "num_epochs": 2, "batch_size": 2}
+MESH = distributed.make_mesh()
 VIT = models.VisionTransformer(5, 4, 8, 1, 2)
 ARRAYS = data.ArrayPool(np.arange(4.0))
 BATCH, WEIGHTS = {"x": jnp.ones((4, 2)), "y": jnp.ones(4)}, jnp.ones(4)
@@ -42,10 +53,35 @@ def unchecked(function):
     return inspect.unwrap(function)
 
 
-def step(loss_fn, rng=KEY, batch: Any = BATCH, weights=WEIGHTS):
+def step(loss_fn, rng=KEY, batch: Any = BATCH, weights: Any = WEIGHTS):
     optimizer = optax.sgd(0.1)
     state = training.init_train_state(jnp.array(1.0), optimizer)
     return training.make_train_step(loss_fn, optimizer)(state, rng, batch, weights)
+
+
+SGD, ADAM = optax.sgd(0.1), optax.adam(0.1)
+SGD_STATE = training.init_train_state(jnp.array(1.0), SGD)
+MAKE_STEPS = {
+    "step": training.make_train_step,
+    "selective step": functools.partial(
+        training.make_selective_train_step, select_fn=TOP_K, num_selected=2
+    ),
+}
+
+
+class Unhashable:
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    def __call__(self, params, rng, batch):
+        return batch
+
+
+def whole_score(score_fn: Any, params: Any = None):
+    return training.score_pool(score_fn, params, ARRAYS)
+
+
+def with_output(params, rng, batch) -> Any:
+    return batch * params, batch
 
 
 def score(score_fn, batch: Any = BATCH):
@@ -228,7 +264,7 @@ CASES = {
     ),
     "selector not called": (
         lambda: ATTENT("top_k", 0.5),  # pyright: ignore[reportArgumentType]
-        "select_fn must be a selector, got 'top_k': pass e.g.",
+        r"select_fn must be a selector, got 'top_k': pass e.g. .*top_k\(\)\.$",
     ),
     "ratio 0": (lambda: ATTENT(TOP_K, 0.0), r"ratio.*\(0, 1\], got 0: choose"),
     "ratio above 1": (lambda: ATTENT(TOP_K, 1.1), r"ratio.*\(0, 1\], got 1.1: choose"),
@@ -428,6 +464,105 @@ CASES = {
         lambda: PLAN.cost(score=-1),
         r"score must lie in \[0, inf\], got -1: choose",
     ),
+    "losses and aux for scores": (
+        lambda: whole_score(scores.loss(with_output), 1.0),
+        r"loss_fn returned a tuple: return the array \[batch\] alone",
+    ),
+    "losses and aux for gradient norms": (
+        lambda: whole_score(scores.gradient_norm(with_output), 1.0),
+        "loss_fn returned a tuple: return the array",
+    ),
+    "scores and aux": (
+        lambda: whole_score(with_output, 1.0),
+        "score_fn returned a tuple: return the array",
+    ),
+    "a state for its parameters": (
+        lambda: whole_score(per_example, SGD_STATE),
+        r"params is a TrainState: pass its parameters, state\.params",
+    ),
+    "a score's factory": (
+        lambda: whole_score(scores.loss),
+        r"score_fn must be a function.*got loss itself: .*scores\.loss\(loss_fn\)",
+    ),
+    "a score's factory with options": (
+        lambda: whole_score(scores.gradient_norm),
+        "score_fn must be a function.*got gradient_norm itself: .*call a factory",
+    ),
+    "a score of two arguments": (
+        lambda: whole_score(lambda params, batch: batch),
+        r"score_fn must be a function \(params, rng, batch\)",
+    ),
+    "a score that is not hashable": (
+        lambda: whole_score(Unhashable()),
+        "score_fn must be hashable, got Unhashable.*wrap it in a function",
+    ),
+    "a pool for its size": (
+        lambda: TEACHER.init(ARRAYS),  # pyright: ignore[reportArgumentType]
+        r"num_examples must be an integer, got .*ArrayPool.*: pass its length, len\(",
+    ),
+    "a function for a count": (
+        lambda: teachers.recommended(teachers.plan),  # pyright: ignore[reportArgumentType]
+        "num_epochs must be an integer, got plan itself: pass a Python int",
+    ),
+    "a selection for a teacher's state": (
+        lambda: TEACHER.update(KEY, TEACHER.init(4).selection, POOL),  # pyright: ignore[reportArgumentType]
+        "state must be a TeacherState, got Selection: make one with teacher.init",
+    ),
+    "a teacher's arguments in another order": (
+        lambda: TEACHER.update(TEACHER.init(4), KEY, POOL),  # pyright: ignore[reportArgumentType]
+        r"state must be a TeacherState, got .*pass \(rng, state, scores\)",
+    ),
+    "a selection for what is due": (
+        lambda: TEACHER.needs_scores(TEACHER.init(4).selection),  # pyright: ignore[reportArgumentType]
+        "state must be a TeacherState, got Selection: make",
+    ),
+    "another teacher's state": (
+        lambda: ATTENT(TOP_K, 0.5, score_transform=scores.ema(0.5)).update(
+            KEY, TEACHER.init(4), POOL
+        ),
+        "state is of a teacher with another score_transform: make it with this",
+    ),
+    "several transforms": (
+        lambda: ATTENT(TOP_K, 0.5, score_transform=[scores.ema(0.5)]),  # pyright: ignore[reportArgumentType]
+        r"score_transform must be one ScoreTransform, got a list: .*scores\.chain\(",
+    ),
+    "a list of transforms": (
+        lambda: scores.chain([scores.ema(0.5)]),  # pyright: ignore[reportArgumentType]
+        r"transforms\[0\] must be one ScoreTransform, got a list: .*chain\(first, ",
+    ),
+    "weights in place of the batch": (
+        lambda: step(per_example, batch=WEIGHTS, weights=BATCH),
+        r"weights must have shape \(4,\).*got dict: .*\(state, rng, batch, weights\)",
+    ),
+    "no weights": (
+        lambda: step(per_example, weights=None),
+        r"weights must have shape \(4,\).*got NoneType: pass e.g. jnp.ones\(4\)",
+    ),
+    "a frozen part alone": (
+        lambda: training.init_train_state(
+            {"base": POOL, "lora": POOL}, SGD, trainable={"lora": True}
+        ),
+        r"trainable={'lora': True} does not fit params, whose leaves are base, lora: g",
+    ),
+    "nothing to train": (
+        lambda: training.init_train_state(
+            {"a": POOL}, SGD, trainable=lambda path: False
+        ),
+        "trainable=<lambda> leaves no parameter to train; the paths are a: mark",
+    ),
+    # distributed
+    "a mesh in the second place": (
+        lambda: distributed.fsdp_shardings(SGD_STATE, MESH),  # pyright: ignore[reportArgumentType]
+        "mesh must be a jax.sharding.Mesh, got TrainState: .*make_mesh, and pass it f",
+    ),
+    "devices for a mesh": (
+        lambda: distributed.replicated(jax.devices()),  # pyright: ignore[reportArgumentType]
+        "mesh must be a jax.sharding.Mesh, got list: make it",
+    ),
+    "a mesh for a sharding": (
+        lambda: distributed.put(SGD_STATE, MESH),
+        r"shardings must hold shardings, got Mesh: pass e.g. .*replicated\(mesh\)",
+    ),
     # models
     "heads without outputs": (
         lambda: models.AttentionLearner(4, 2).init(KEY, jnp.ones((1, 2, 3))),
@@ -446,6 +581,43 @@ CASES = {
 def test_error_names_argument_value_and_remedy(act, message):
     with pytest.raises((ValueError, TypeError), match=message):
         act()
+
+
+@pytest.mark.parametrize("make", MAKE_STEPS.values(), ids=MAKE_STEPS.keys())
+class TestSteps:
+    def refuses(self, make, message, loss_fn=per_example, optimizer=SGD, **arguments):
+        given = {"state": SGD_STATE, "rng": KEY, "batch": BATCH, "weights": WEIGHTS}
+        with pytest.raises((ValueError, TypeError), match=message) as caught:
+            make(loss_fn, optimizer)(*{**given, **arguments}.values())
+        return str(caught.value)
+
+    def test_losses_without_a_gradient(self, make):
+        self.refuses(
+            make,
+            "loss_fn must return floating point, got int32, which has no gradient: re",
+            lambda *arguments: (per_example(*arguments) > 0.1).astype(jnp.int32),
+        )
+
+    @pytest.mark.parametrize(
+        ("optimizer", "other"), [(SGD, ADAM), (ADAM, SGD)], ids=["adam's", "sgd's"]
+    )
+    def test_a_state_of_another_optimizer(self, make, optimizer, other):
+        message = self.refuses(
+            make,
+            "does not fit the optimizer.*: give init_train_state and the train step "
+            "the same optimizer and the same trainable=",
+            optimizer=optimizer,
+            state=training.init_train_state(jnp.array(1.0), other),
+        )
+        assert len(message) < 450
+
+    def test_parameters_for_a_state(self, make):
+        message = r"state must be a TrainState, got dict: make one with .*init_train_s"
+        self.refuses(make, message, state={"w": jnp.ones(2)})
+
+    def test_arguments_in_another_order(self, make):
+        message = r"state must be a TrainState.*pass \(state, rng, batch, weights\)"
+        self.refuses(make, message, state=KEY, rng=SGD_STATE)
 
 
 RNG_TAKERS = {

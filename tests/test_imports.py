@@ -121,7 +121,8 @@ def test_flax_orbax_and_grain_are_loaded_when_first_used(program, loaded):
 
 def test_the_library_lists_what_it_loads_later():
     assert {"checkpointing", "models", "data"} <= set(dir(attent_jax))
-    assert set(attent_jax.__all__) <= set(dir(attent_jax))
+    public = {name for name in dir(attent_jax) if not name.startswith("_")}
+    assert public == set(attent_jax.__all__)
     with pytest.raises(AttributeError, match="no attribute 'modles'"):
         _ = attent_jax.modles  # pyright: ignore[reportAttributeAccessIssue]
 

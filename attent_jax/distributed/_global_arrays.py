@@ -27,6 +27,7 @@ def put(tree: Any, shardings: Any) -> Any:
       A pytree with the structure of `tree`, its leaves global arrays.
 
     Raises:
+      TypeError: if a leaf of `shardings` is not a sharding.
       ValueError: if `shardings` has another structure than `tree`, or a leaf does not
         divide over its sharding.
 
@@ -40,7 +41,12 @@ def put(tree: Any, shardings: Any) -> Any:
       (True, 0)
     """
 
-    def lay_out(leaf, sharding: Sharding) -> jax.Array:
+    def lay_out(leaf, sharding: Any) -> jax.Array:
+        if not isinstance(sharding, Sharding):
+            raise TypeError(
+                f"shardings must hold shardings, got {type(sharding).__name__}: pass "
+                f"e.g. attent_jax.distributed.replicated(mesh)."
+            )
         values = _on_host(leaf)
         return jax.make_array_from_callback(
             values.shape, sharding, lambda index: values[index]

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from attent_jax._checks import check_count
 
@@ -66,6 +66,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
       >>> attent_jax.distributed.replicated(mesh).is_fully_replicated
       True
     """
+    _check_mesh(mesh)
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -127,7 +128,16 @@ def fsdp_shardings(mesh: Mesh, tree: Any, *, min_size: int = 2**14) -> Any:
     return jax.tree.map(layout, tree)
 
 
+def _check_mesh(mesh: Any) -> None:
+    if not isinstance(mesh, Mesh | AbstractMesh):
+        raise TypeError(
+            f"mesh must be a jax.sharding.Mesh, got {type(mesh).__name__}: make it "
+            f"with attent_jax.distributed.make_mesh, and pass it first."
+        )
+
+
 def _check_axes(mesh: Mesh) -> None:
+    _check_mesh(mesh)
     if not set(_AXES) <= set(mesh.axis_names):
         raise ValueError(
             f"mesh must have the axes {_AXES}, got {mesh.axis_names}: make it with "

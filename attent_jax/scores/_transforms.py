@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from attent_jax._checks import check_number, pool_scores, shown
+from attent_jax._checks import check_number, factory_hint, pool_scores, shown
 from attent_jax._factories import described
 from attent_jax._partition import largest, sortable
 from attent_jax.typing import Scores, ScoreTransform
@@ -170,10 +170,15 @@ def chain(*transforms: ScoreTransform) -> ScoreTransform:
 
 def check_transform(name: str, transform: Any) -> None:
     """Refuse what is not a score transform."""
+    if type(transform) in (list, tuple):
+        raise TypeError(
+            f"{name} must be one ScoreTransform, got a {type(transform).__name__}: "
+            f"join several with attent_jax.scores.chain(first, second)."
+        )
     if not all(callable(getattr(transform, part, None)) for part in ("init", "update")):
         raise TypeError(
             f"{name} must be a ScoreTransform, got {shown(transform)}: pass e.g. "
-            f"attent_jax.scores.standardize() (called, with its parentheses)."
+            f"attent_jax.scores.standardize(){factory_hint(transform)}."
         )
 
 

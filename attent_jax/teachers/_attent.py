@@ -1,6 +1,7 @@
 """The teacher of the paper, and two special cases of it."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from attent_jax._checks import (
     check_rng,
     check_select_fn,
     pool_scores,
+    structure_of,
 )
 from attent_jax._factories import described
 from attent_jax.schedules import constant
@@ -141,6 +143,7 @@ def attent(
 
     def needs_scores(state: TeacherState):
         """`(state) -> []` whether the next `update` reads its scores."""
+        _check_state(state)
         return is_taught(state.epoch) & (state.next_selection <= state.epoch)
 
     def num_taught(epoch, pool_size):
@@ -180,6 +183,13 @@ def attent(
     @jax.jit
     def next_state(rng, state, scores):
         pool_size = scores.size
+        expected = structure_of(lambda: score_transform.init(pool_size))
+        given = jax.tree.structure(state.score_transform)
+        if expected is not None and given != expected:
+            raise ValueError(
+                "state is of a teacher with another score_transform: make it with this "
+                "teacher's init."
+            )
         epoch, taught, due = state.epoch, is_taught(state.epoch), needs_scores(state)
         num_selected = jnp.where(
             taught, num_taught(epoch, pool_size), num_untaught(epoch, pool_size)
@@ -222,6 +232,7 @@ def attent(
         `state.selection` of the result is what to train on in the epoch. The scores
         are read only where `needs_scores(state)`; pass zeros in other epochs.
         """
+        _check_state(state)
         check_rng("rng", rng)
         scores, pool_size = pool_scores(scores), state.selection.indices.size
         if scores.shape != (pool_size,):
@@ -235,6 +246,14 @@ def attent(
         return next_state(rng, state, scores)
 
     return Teacher(init, jax.jit(needs_scores), update)
+
+
+def _check_state(state: Any) -> None:
+    if not isinstance(state, TeacherState):
+        raise TypeError(
+            f"state must be a TeacherState, got {type(state).__name__}: make one with "
+            f"teacher.init(len(pool)), and pass (rng, state, scores)."
+        )
 
 
 def _share(ratio: float, pool_size: int) -> int:

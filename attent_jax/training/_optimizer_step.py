@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
-from attent_jax._checks import shown
+from attent_jax._checks import short, shown, structure_of
 from attent_jax.typing import Params
 
 # optax mixes types, such as Python floats with integer step counts.
@@ -61,6 +61,7 @@ def update_trained(
     for grad in jax.tree.leaves(grads):
         is_finite &= jnp.all(jnp.isfinite(grad))
     with _STANDARD_PROMOTION():
+        _check_opt_state(optimizer, opt_state, trained)
         updates, new_opt_state = _update(optimizer, grads, opt_state, trained, loss)
         new = optax.apply_updates(trained, updates), new_opt_state
     trained, opt_state = jax.tree.map(
@@ -76,17 +77,22 @@ def _update(optimizer, grads, opt_state, trained, loss):
     except (TypeError, ValueError) as error:
         if "value_fn" in str(error):
             raise TypeError(
-                f"the optimizer needs value_fn ({error}), because it searches along a "
-                f"line for its step size: a train step gives optimizers value= only. "
-                f"Use one without a line search, e.g. "
-                f"optax.lbfgs(learning_rate, linesearch=None)."
+                f"the optimizer needs value_fn for a line search, which a train step "
+                f"does not give it: use one without a line search, e.g. "
+                f"optax.lbfgs(learning_rate, linesearch=None). ({error})"
             ) from None
-        expected = jax.tree.structure(jax.eval_shape(optimizer.init, trained))
-        if jax.tree.structure(opt_state) != expected:
-            raise ValueError(
-                f"state.opt_state does not belong to the trained parameters (it is "
-                f"{jax.tree.structure(opt_state)}, expected {expected}): give "
-                f"init_train_state and the train step the same optimizer and the same "
-                f"trainable=."
-            ) from error
         raise
+
+
+def _check_opt_state(optimizer, opt_state, trained) -> None:
+    """Refuse the state of another optimizer, or of other trained parameters."""
+    expected, given = (
+        structure_of(optimizer.init, trained),
+        jax.tree.structure(opt_state),
+    )
+    if expected is not None and given != expected:
+        raise ValueError(
+            f"state.opt_state does not fit the optimizer and the trained parameters: "
+            f"give init_train_state and the train step the same optimizer and the same "
+            f"trainable=. It is {short(given)}, expected {short(expected)}."
+        )

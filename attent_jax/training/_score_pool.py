@@ -2,6 +2,7 @@
 
 from collections import deque
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from attent_jax._checks import check_per_example, check_rng
 from attent_jax.data._fetch import fetch_batches
 from attent_jax.data._pools import Pool, check_batch_size, check_pool
 from attent_jax.distributed._global_arrays import count_shards
+from attent_jax.training._train_step import TrainState
+from attent_jax.training._weighted_loss import check_loss_fn
 from attent_jax.typing import Params, Rng, ScoreFn
 
 _NUM_IN_FLIGHT = 2  # the next batch is fetched while the device works on one
@@ -55,8 +58,9 @@ def score_pool(
       over the mesh if not. Selectors with `mesh=` take both.
 
     Raises:
-      TypeError: if pool is not a pool, batch_size is not an integer, or rng is not a
-        typed key.
+      TypeError: if score_fn does not take `(params, rng, batch)`, returns a tuple or is
+        not hashable, params is a `TrainState`, pool is not a pool, batch_size is not an
+        integer, or rng is not a typed key.
       ValueError: if batch_size is out of range, or score_fn does not return one score
         per example.
 
@@ -67,6 +71,9 @@ def score_pool(
       ...     lambda params, rng, batch: batch * params, 2.0, pool, batch_size=2)
       Array([0., 2., 4., 6., 8.], dtype=float32)
     """
+    _check_score_fn(score_fn)
+    if isinstance(params, TrainState):
+        raise TypeError("params is a TrainState: pass its parameters, state.params.")
     check_rng("rng", rng, optional=True)
     num_examples = check_pool(pool)
     batch_size = min(check_batch_size(batch_size, num_examples), num_examples)
@@ -90,6 +97,17 @@ def score_pool(
         if len(in_flight) > _NUM_IN_FLIGHT:
             in_flight.popleft().block_until_ready()
     return _join(scores, num_examples, sharding)
+
+
+def _check_score_fn(score_fn: Any) -> None:
+    check_loss_fn("score_fn", score_fn)
+    try:
+        hash(score_fn)
+    except TypeError:
+        raise TypeError(
+            f"score_fn must be hashable, got {type(score_fn).__name__}, by which "
+            f"compiled functions are kept: wrap it in a function."
+        ) from None
 
 
 @partial(jax.jit, static_argnums=(1, 2))

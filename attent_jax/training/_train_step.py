@@ -138,9 +138,10 @@ def make_train_step(
       TypeError, ValueError: if loss_fn or optimizer is of another kind, or
         num_microbatches is not an integer >= 1. From the step, when first called: if
         `loss_fn` does not return one loss per example, a batch leaf has no batch axis,
-        leading sizes differ, num_microbatches does not divide the batch, rng is not a
-        typed key, a trained parameter is not floating point, or the optimizer needs
-        `value_fn`.
+        leading sizes differ, the losses are not floating point, the state is of another
+        optimizer or other trained parameters, num_microbatches does not divide the
+        batch, rng is not a typed key, a trained parameter is not floating point, or the
+        optimizer needs `value_fn`.
 
     Example:
       >>> import jax.numpy as jnp, optax, attent_jax
@@ -159,6 +160,7 @@ def make_train_step(
 
     @jax.jit
     def train_step(state: TrainState, rng, batch, weights):
+        check_state(state)
         check_rng("rng", rng, optional=True)
         check_weights(weights, leading_size("batch", batch))
         trained, frozen = partition_params(state.params, trainable)
@@ -194,6 +196,16 @@ def make_train_step(
         return state, TrainInfo(loss, losses, grad_norm, is_skipped, aux)
 
     return train_step
+
+
+def check_state(state: Any) -> None:
+    """Refuse parameters, or arguments in another order."""
+    if not all(hasattr(state, field) for field in TrainState._fields):
+        raise TypeError(
+            f"state must be a TrainState, got {type(state).__name__}: make one with "
+            f"attent_jax.training.init_train_state(params, optimizer), and pass "
+            f"(state, rng, batch, weights)."
+        )
 
 
 def step_rng(state: TrainState, rng: Rng, axis_name: AxisName) -> Rng:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from attent_jax._checks import check_per_example, leading_size, shown, takes
 from attent_jax.typing import Batch, LossFn, Params, Rng
 
+_SCORE_FACTORY = ", or call a factory, e.g. attent_jax.scores.loss(loss_fn)"
 LossesAndAux = Callable[[Params, Rng, Batch], tuple[Float[Array, "batch"], Any]]
 
 
@@ -26,6 +27,12 @@ def with_aux(loss_fn: LossFn | Callable[..., Any], has_aux: bool) -> LossesAndAu
             )
         losses, aux = losses if has_aux else (losses, None)
         check_per_example("loss_fn", losses, leading_size("batch", batch))
+        dtype = jnp.result_type(losses)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"loss_fn must return floating point, got {dtype}, which has no "
+                f"gradient: return a differentiable loss."
+            )
         return losses, aux
 
     return losses_and_aux
@@ -37,7 +44,7 @@ def check_loss_fn(name: str, function: Any) -> None:
         raise TypeError(
             f"{name} must be a function (params, rng, batch) -> [batch], got "
             f"{shown(function)}: take these three arguments and return one value per "
-            f"example."
+            f"example{_SCORE_FACTORY if name == 'score_fn' else ''}."
         )
 
 

@@ -16,6 +16,7 @@ from attent_jax.training._optimizer_step import check_optimizer, update_trained
 from attent_jax.training._train_step import (
     AxisName,
     TrainState,
+    check_state,
     over_axis,
     step_rng,
     varying,
@@ -123,6 +124,7 @@ def make_selective_train_step(
 
     @jax.jit
     def train_step(state: TrainState, rng, batch, weights):
+        check_state(state)
         check_rng("rng", rng, optional=True)
         check_weights(weights, leading_size("batch", batch))
         trained, frozen = partition_params(state.params, trainable)
