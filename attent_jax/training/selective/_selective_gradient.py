@@ -209,6 +209,7 @@ def value_and_grad_of_selected(
     partition_params(params)  # refuses parameters without a gradient
     num_examples = leading_size("batch", batch)
     _check_batch(num_examples, layout)
+    _check_mesh(batch)
     rng, select_rng = (None, None) if rng is None else jax.random.split(rng)
     batch = split_over(layout.sharding, batch)
 
@@ -287,6 +288,17 @@ def _check_batch(num_examples: int, layout: SelectionLayout) -> None:
             f"the batch's {num_examples} examples do not divide over the sharding's "
             f"{num_shards} shards: choose a multiple of {num_shards}."
         )
+
+
+def _check_mesh(batch: Batch) -> None:
+    for leaf in jax.tree.leaves(batch):
+        spec = jax.typeof(leaf).sharding.spec  # names explicit axes only
+        if any(axis is not None for axis in spec):
+            raise ValueError(
+                f"batch is split over explicit mesh axes, as {spec}: rows are selected "
+                f"on a mesh with axis_types of jax.sharding.AxisType.Auto, as "
+                f"attent_jax.distributed.make_mesh makes."
+            )
 
 
 def _check_aux(aux: Any, num_examples: int) -> None:

@@ -227,6 +227,14 @@ ALONG_ROWS = {
     "the second view of other rows": lambda w, rng, x, h, ids: total(
         jnp.concatenate([h, 2 * h])[_size(h) // 2 : 3 * _size(h) // 2]
     ),
+    "one factor for each view, rows interleaved": lambda w, rng, x, h, ids: total(
+        (
+            jnp.repeat(h, 2, axis=0)
+            * jnp.concatenate(
+                [jnp.ones((_size(h), 1, 1)), 2 * jnp.ones_like(h[:, :1, :1])]
+            )
+        ).reshape(-1, 2 * SEQ, WIDTH)
+    ),
     "Kronecker product": lambda w, rng, x, h, ids: total(
         jnp.kron(h[:, 0], jnp.ones((2, 1))).reshape(2, -1, WIDTH).swapaxes(0, 1)
     ),

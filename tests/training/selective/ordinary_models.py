@@ -609,6 +609,21 @@ def _(w, rng, x, ids):
     )
 
 
+@model("linear systems of one matrix")
+def _(w, rng, x, ids):
+    matrix = w @ w.T + jnp.eye(WIDTH)
+    return square(jnp.linalg.solve(matrix, x[:, 0].T).T)
+
+
+@model("density of one Gaussian")
+def _(w, rng, x, ids):
+    covariance = w[:2, :2] @ w[:2, :2].T + jnp.eye(2)
+    log_p = partial(
+        jax.scipy.stats.multivariate_normal.logpdf, mean=w[2, :2], cov=covariance
+    )
+    return jnp.negative(jax.vmap(log_p)(x[:, 0, :2]))
+
+
 @model("singular values of each row")
 def _(w, rng, x, ids):
     return jnp.sum(jnp.linalg.svd(x @ w, compute_uv=False), -1)
@@ -618,6 +633,53 @@ def _(w, rng, x, ids):
 def _(w, rng, x, ids):
     a, b = jnp.split(jnp.concatenate([x, jnp.flip(x, 1)]) @ w, 2)
     return square(a - jnp.sin(b))
+
+
+def _two_views(x, tail):
+    a, b = jnp.split(tail(jnp.concatenate([x, jnp.flip(x, 1)])), 2)
+    return square(a - jnp.sin(b))
+
+
+@model("two views, causal attention")
+def _(w, rng, x, ids):
+    def attend(y):
+        causal = jnp.broadcast_to(jnp.tri(SEQ, dtype=bool), (len(y), SEQ, SEQ))
+        return jax.nn.softmax(jnp.where(causal, y @ w @ y.mT, -1e9)) @ y
+
+    return _two_views(x, attend)
+
+
+@model("two views, class token")
+def _(w, rng, x, ids):
+    def attend(y):
+        token = jnp.broadcast_to(w[None, :1], (len(y), 1, WIDTH))
+        y = jnp.concatenate([token, y], axis=1)
+        return jax.nn.softmax(y @ y.mT) @ y
+
+    return _two_views(x, attend)
+
+
+@model("two views, recurrent")
+def _(w, rng, x, ids):
+    def run(y):
+        start = jnp.ones((len(y), WIDTH))
+
+        def step(h, token):
+            h = jnp.tanh(h @ w + token)
+            return h, h
+
+        states = jax.lax.scan(step, start, jnp.swapaxes(y, 0, 1))[1]
+        return jnp.swapaxes(states, 0, 1)
+
+    return _two_views(x, run)
+
+
+@model("two views, labels")
+def _(w, rng, x, ids):
+    labels = jnp.concatenate([ids, ids])[..., None] % WIDTH
+    return _two_views(
+        x, lambda y: jnp.take_along_axis(jax.nn.log_softmax(y @ w), labels, axis=-1)
+    )
 
 
 @model("tokens first")
@@ -641,6 +703,18 @@ def _(w, rng, x, ids):
 @model("products within a row")
 def _(w, rng, x, ids):
     return square(jnp.cumprod(2 + x @ w, axis=1)) + square(jax.lax.cummax(x @ w, 1))
+
+
+@model("associative_scan over four tokens")
+def _(w, rng, x, ids):
+    y = jnp.concatenate([x, x[:, :1]], axis=1) @ w
+    return square(jax.lax.associative_scan(jnp.multiply, 1 + y / 4, axis=1))
+
+
+@model("no tokens, flattened")
+def _(w, rng, x, ids):
+    nothing = jnp.sin(x[:, :0].reshape(0, x.shape[0]) * w[0, 0])
+    return square(x @ w) + jnp.sum(nothing, axis=0)
 
 
 @model("low-rank adaptation")

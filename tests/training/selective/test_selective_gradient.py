@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from attent_jax import models, scores, selectors
 from attent_jax.training import selective_value_and_grad
@@ -293,3 +294,19 @@ def test_aux_that_is_not_per_example_is_refused():
     )
     with pytest.raises(ValueError, match="aux has a leading axis of 3"):
         value_and_grad(learner.params, None, learner.batch)
+
+
+@both_ways
+def test_explicit_mesh_axes_are_refused_with_the_remedy(reuse_forward):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
+    rows = jax.device_put(jnp.arange(4.0), NamedSharding(mesh, PartitionSpec("data")))
+    value_and_grad = selective_value_and_grad(
+        lambda w, rng, x: w * x,
+        selectors.top_k(),
+        num_selected=2,
+        num_groups=2,
+        reuse_forward=reuse_forward,
+    )
+    for run in (value_and_grad, jax.jit(value_and_grad)):
+        with pytest.raises(ValueError, match=r"explicit mesh axes.*AxisType\.Auto"):
+            run(jnp.array(1.0), None, rows)
