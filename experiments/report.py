@@ -22,7 +22,7 @@ A method is **non-inferior** if the 95 % interval of its paired difference from 
 training lies above −{margin:g} points. It **wins** if it is non-inferior at lower cost
 and above all equal-cost controls ({controls}). It has **no advantage** if it is not
 above all controls, that is if the interval of one of those differences includes 0 or
-lies below. Intervals are Student's t over {seeds} seeds. The margin was set in advance.
+lies below. {intervals} The margin was set in advance.
 """
 
 _PHASES = ("train", "score", "select")
@@ -140,11 +140,17 @@ def to_markdown(
         _VERDICTS.format(
             controls=", ".join(EQUAL_COST_CONTROLS),
             margin=margin,
-            seeds="–".join(map(str, seeds)),
+            intervals=_intervals(seeds),
         ),
         *(f"![{name}]({name})" for name in figures),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _intervals(seeds: Sequence[int]) -> str:
+    if max(seeds) < 2:
+        return "One seed gives no interval, so every method is undecided."
+    return f"Intervals are Student's t over {'–'.join(map(str, seeds))} seeds."
 
 
 def _wall(means: dict[str, float]) -> float:

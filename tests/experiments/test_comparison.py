@@ -126,3 +126,11 @@ def test_reports_hold_every_row_and_no_nan():
     assert "| full-short | control " in text
     assert "1.8 (1.00)" in text  # 1.00 + 0.50 + 0.25, scoring and selection counted
     assert "![a.png](a.png)" in text
+    assert "One seed gives no interval" in text
+    assert "Student" not in text
+
+
+def test_a_report_of_several_seeds_names_its_interval():
+    rows = rows_of(full=FULL, full_short=FULL)
+    text = to_markdown(rows, 0.25, title="T", text="about", figures=[])
+    assert f"Student's t over {len(FULL)} seeds." in text
