@@ -68,7 +68,7 @@ class Demo(RunOptions):
     """Repetitions, each with its own data split, parameters, order and selection. An
     interval needs at least two."""
     epochs: Annotated[int, tyro.conf.arg(metavar="N")] = 6
-    """Epochs of "full"; every other method costs half of that."""
+    """Epochs of "full", at least 2; every other method costs half of that."""
     methods: tuple[MethodName, ...] = get_args(MethodName)
     """Methods to run; a verdict needs "full" and the three controls."""
 

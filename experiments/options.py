@@ -13,8 +13,13 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 class RunOptions:
     """Output, checkpoints and processes of a training experiment."""
 
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Folder to write to; must not exist yet. Default: runs/NAME-<time>."""
+    out: Annotated[
+        Path | None,
+        tyro.conf.arg(
+            metavar="FOLDER", help_behavior_hint="(default: runs/NAME-<time>)"
+        ),
+    ] = None
+    """Folder to write to; must not exist yet."""
     resume: Flag = False
     """Continue the run in --out from its last checkpoint, or start it if there is
     none. Use the same command line for every start of a job that may be pre-empted."""

@@ -96,9 +96,14 @@ class KernelConvergence:
     sequences, wider and deeper networks and more seeds, for one large GPU.
     "paper-scale" has sequences of 49 tokens and up to twelve layers, for many hours on
     one. Only "laptop" has been timed."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Folder to write to; must not exist yet. Default:
-    runs/kernel-convergence-<time>."""
+    out: Annotated[
+        Path | None,
+        tyro.conf.arg(
+            metavar="FOLDER",
+            help_behavior_hint="(default: runs/kernel-convergence-<time>)",
+        ),
+    ] = None
+    """Folder to write to; must not exist yet."""
 
     def __post_init__(self):
         if not self.figures:
