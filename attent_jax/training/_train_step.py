@@ -70,8 +70,8 @@ def init_train_state(
       A `TrainState` at step 0.
 
     Raises:
-      TypeError, ValueError: if optimizer is not an optax transformation, or for
-        `trainable` as in `partition_params`.
+      TypeError, ValueError: if optimizer is not an optax transformation, trainable does
+        not fit params or selects none, or a trained leaf is not floating point.
 
     Example:
       >>> import jax.numpy as jnp, optax, attent_jax

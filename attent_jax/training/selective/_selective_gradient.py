@@ -39,7 +39,7 @@ class SelectiveInfo(NamedTuple):
     """Diagnostics of a selective gradient; may be discarded."""
 
     scores: Float[Array, "batch"]
-    """`[batch]` what was selected by."""
+    """`[batch]` the scores by which the rows were selected."""
     indices: Int[Array, "selected"]
     """`[num_selected]` the rows taught, numbered over the whole batch."""
     weights: Float[Array, "selected"]
@@ -81,11 +81,11 @@ def selective_value_and_grad(
     pass is gathered for the selected rows, and the backward pass runs on those,
     (1 + 2r) / 3. Both are exact: their gradient is that of the selected rows alone.
     Re-use holds the residuals of all rows and copies those of the selected rows: it
-    saves time where arithmetic is the bottleneck, and never saves memory. Measure it.
+    saves time where arithmetic is the bottleneck, but no memory over two passes.
 
     Re-use needs a loss whose rows do not meet, and proves it from the traced program:
     batch norm, or an operation it has no rule for, is refused. Rows keep the random
-    draws (dropout, masks) of the forward pass; of two passes each draws its own.
+    draws (dropout, masks) of the forward pass; two passes draw their own.
 
     On a mesh, under `jit`, the selected rows must be spread over the devices, or every
     device computes all of them. Use as many groups as the batch has shards: each

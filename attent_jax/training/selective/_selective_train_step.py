@@ -69,7 +69,7 @@ def make_selective_train_step(
 ]:
     """Compile a step that trains on `num_selected` rows of each batch it is given.
 
-    A drop-in for `make_train_step`, with in-batch selection.
+    Call it like the step of `make_train_step`. There is no `num_microbatches`.
 
     Args:
       loss_fn: `(params, rng, batch) -> [batch]`, not reduced over the batch; or with
