@@ -25,7 +25,9 @@ NUM_ROWS, NUM_TOKENS, WIDTH = 64, 16, 64
 OPTIMIZER = optax.sgd(0.1)
 TOLERANCE = 1.05
 
-num_devices = pytest.mark.parametrize("num_devices", [2, 4, 8])
+num_devices = pytest.mark.parametrize(
+    "num_devices", [2, pytest.param(4, marks=pytest.mark.slow), 8]
+)
 ratio = pytest.mark.parametrize("ratio", [0.25, 0.5])
 both_ways = pytest.mark.parametrize(
     "reuse_forward", [False, True], ids=["two passes", "re-use"]

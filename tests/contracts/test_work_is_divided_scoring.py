@@ -57,7 +57,13 @@ def mesh_of(num_devices: int, fsdp: int):
 
 @pytest.mark.parametrize("name", SCORES)
 @pytest.mark.parametrize(
-    ("num_devices", "fsdp"), [(2, 1), (4, 2), (8, 4)], ids=["2", "4", "8"]
+    ("num_devices", "fsdp"),
+    [
+        pytest.param(2, 1, marks=pytest.mark.slow),
+        pytest.param(4, 2, marks=pytest.mark.slow),
+        (8, 4),
+    ],
+    ids=["2", "4", "8"],
 )
 @pytest.mark.parametrize("is_split", [False, True], ids=["replicated", "FSDP"])
 def test_a_scoring_pass_is_divided_by_the_mesh(name, num_devices, fsdp, is_split):
