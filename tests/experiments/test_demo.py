@@ -26,6 +26,7 @@ def start_demo(folder, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_the_demo_runs_from_end_to_end(tmp_path):
     demo = start_demo(
         tmp_path / "run",
