@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import Mesh
 
 from attent_jax import schedules, scores, selectors, teachers
@@ -38,6 +39,21 @@ def selectors_over(mesh: Mesh | None, pool_size: int) -> dict[str, SelectFn]:
         ),
         "balanced": selectors.balanced(np.arange(pool_size) % 3, 0.0, mesh=mesh),
     }
+
+
+SLOW = {
+    # the same code as another member, in another setting
+    *("gumbel_top_k cold", "gumbel_top_k hot", "mix_uniform of top_k"),
+    *("attent", "attent without warm-up", "one_shot", "recommended"),
+}
+
+
+def members(family: dict[str, Any]) -> list[Any]:
+    """A contract's parameters; those of SLOW run with the slow tests."""
+    return [
+        pytest.param(member, id=name, marks=[pytest.mark.slow] * (name in SLOW))
+        for name, member in family.items()
+    ]
 
 
 SCHEDULES = {

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from attent_jax import selectors
 from attent_jax.typing import Selection
-from tests.families import POOL_SIZE, SELECTORS
+from tests.families import POOL_SIZE, SELECTORS, members
 
 SCORES = np.random.default_rng(0).uniform(size=POOL_SIZE).astype(np.float32)
 pools = st.lists(
@@ -24,9 +24,7 @@ pools = st.lists(
 ).map(lambda values: jnp.array(values, jnp.float32))
 seeds = st.integers(0, 2**31 - 1)
 
-every_selector = pytest.mark.parametrize(
-    "select", SELECTORS.values(), ids=SELECTORS.keys()
-)
+every_selector = pytest.mark.parametrize("select", members(SELECTORS))
 
 
 def assert_identical(one, other):

@@ -16,15 +16,13 @@ from attent_jax.scores import ScoreTable
 from attent_jax.selectors import gumbel_top_k
 from attent_jax.typing import Teacher, TeacherInfo, TeacherState
 from tests.compilations import compilations
-from tests.families import POOL_SIZE, TEACHERS
+from tests.families import POOL_SIZE, TEACHERS, members
 
 NUM_EPOCHS = 12
 RNGS = jax.random.split(jax.random.key(3), NUM_EPOCHS)
 SCORES = jax.random.uniform(jax.random.key(4), (NUM_EPOCHS, POOL_SIZE))
 
-every_teacher = pytest.mark.parametrize(
-    "teacher", TEACHERS.values(), ids=TEACHERS.keys()
-)
+every_teacher = pytest.mark.parametrize("teacher", members(TEACHERS))
 
 
 def curriculum(teacher: Teacher, rngs=RNGS, scores: Any = SCORES) -> list[TeacherState]:
