@@ -22,8 +22,7 @@ from attent_jax.training.selective._row_values import (
 )
 
 PLACE_REMEDY = (
-    "tells rows apart by their place in the batch (give each row what it needs with "
-    "the batch)"
+    "depends on a row's place in the batch (give each row what it needs with the batch)"
 )
 _KEEPS_PLACE = names(
     "broadcast_in_dim convert_element_type copy copy_p expand_dims name pvary reshape "
