@@ -225,7 +225,7 @@ CASES = {
     ),
     "mask of another model": (
         lambda: kernel_of_mlp(trainable={"hidden": True}),
-        r"trainable=\{'hidden': True\} does not fit params .*give one bool for",
+        r"trainable=\{'hidden': True\} does not fit params, whose.*give one bool for",
     ),
     "values of another shape": (
         lambda: ntk_vector_product(mlp)(MLP, zeros(4, 6), POINTS1),
