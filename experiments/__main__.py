@@ -1,37 +1,71 @@
 """The experiments' command line."""
 
+import importlib
 import sys
+from typing import Any
 
 import tyro
 
 from attent_jax import distributed
 from attent_jax.checkpointing import CheckpointError
-from experiments import demo, kernel_convergence
+from experiments.study.command import Command
 
-_EXPERIMENTS = {
-    "demo": (demo.Demo, demo.main),
+_COMMANDS = {
+    "demo": ("experiments.demo", "Unicode names, a small text transformer (3 minutes)"),
+    "digits": ("experiments.digits", "handwritten digits, a small ViT (1 minute)"),
     "kernel-convergence": (
-        kernel_convergence.KernelConvergence,
-        kernel_convergence.main,
+        "experiments.kernel_convergence",
+        "the theory's claims about the attention NTK, in eight figures (4 minutes)",
+    ),
+    "report": (
+        "experiments.study.report_command",
+        "draw the report again from the results in one folder or several",
     ),
 }
+_PROG = "python -m experiments"
 
 
-def main() -> int:
-    """Run the experiment named on the command line; returns the exit status."""
-    config = tyro.extras.subcommand_cli_from_dict(
-        {name: config for name, (config, _) in _EXPERIMENTS.items()},
-        prog="python -m experiments",
-        description="Experiments with example selection for attention networks.",
+def parse(arguments: list[str]) -> tuple[Command, Any]:
+    """The command that is named, and its options; leaves with 2 if they are wrong."""
+    if not arguments or arguments[0] not in _COMMANDS:
+        is_help = bool(arguments) and arguments[0] in ("-h", "--help")
+        print(_usage(), file=sys.stdout if is_help else sys.stderr)
+        sys.exit(0 if is_help else 2)
+    name, *rest = arguments
+    command: Command = importlib.import_module(_COMMANDS[name][0]).COMMAND
+    options = tyro.cli(
+        command.options,
+        args=rest,
+        prog=f"{_PROG} {name}",
+        description=command.options.__doc__,
+        config=(tyro.conf.OmitArgPrefixes,),
     )
-    mains = dict(_EXPERIMENTS.values())
+    return command, options
+
+
+def _usage() -> str:
+    width = max(map(len, _COMMANDS))
+    lines = [f"  {name:<{width}}  {about}" for name, (_, about) in _COMMANDS.items()]
+    return "\n".join(
+        [
+            f"usage: {_PROG} NAME [OPTIONS]; {_PROG} NAME --help explains the options",
+            "",
+            "Experiments with example selection for attention networks:",
+            *lines,
+        ]
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command named first; returns the exit status."""
+    command, options = parse(arguments)
     try:
-        if getattr(config, "distributed", False):
+        if getattr(getattr(options, "run", None), "distributed", False):
             distributed.initialize()  # before anything uses a device
     except (TypeError, ValueError, RuntimeError) as error:
         return _refuse(error)
     try:
-        return mains[type(config)](config)
+        return command.main(options)
     except (OSError, CheckpointError) as error:
         return _refuse(error)
     except ModuleNotFoundError as error:
@@ -46,4 +80,4 @@ def _refuse(error: Exception) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -2,5 +2,6 @@
 
 from attent_jax.checkpointing._checkpointer import Checkpoint, Checkpointer
 from attent_jax.checkpointing._files import CheckpointError
+from attent_jax.checkpointing._leaves import checksum
 
-__all__ = ["Checkpoint", "CheckpointError", "Checkpointer"]
+__all__ = ["Checkpoint", "CheckpointError", "Checkpointer", "checksum"]

@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 
 from experiments.benchmarks.interleaved import time_interleaved
-from experiments.workdir import environment
+from experiments.study.workdir import environment
 from theory.attention_ntk import AttentionParams, attention, attention_ntk
 from theory.empirical_ntk import empirical_ntk, ntk_vector_product
 

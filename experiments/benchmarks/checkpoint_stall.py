@@ -16,7 +16,7 @@ from attent_jax import training
 from attent_jax.checkpointing import Checkpointer
 from experiments.benchmarks.interleaved import store
 from experiments.benchmarks.selective_step import Size, build
-from experiments.workdir import environment
+from experiments.study.workdir import environment
 
 SIZE = Size(256, 6, 4, 64, 16, jnp.float32)
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.workdir import environment
+from experiments.study.workdir import environment
 
 
 def time_interleaved(

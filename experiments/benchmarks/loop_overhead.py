@@ -12,7 +12,7 @@ from attent_jax.scores import ScoreTable
 from experiments import unicode_names
 from experiments.benchmarks.interleaved import table, time_interleaved
 from experiments.demo import BATCH_SIZE, make_learner
-from experiments.workdir import environment
+from experiments.study.workdir import environment
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,7 @@ from experiments.budgets import SCORE_COST, Method, fit_to_budget
 from experiments.comparison import FULL, Row, difference, mean_std, methods_of
 from experiments.demo import BATCH_SIZE, METHODS, make_learner
 from experiments.loop import Learner, Observer, teach
-from experiments.workdir import environment
+from experiments.study.workdir import environment
 
 NO_TORCH = """\
 Skipped: torch is not installed, and the peers are written in it. Install it with

@@ -11,7 +11,7 @@ from attent_jax.training import score_pool
 from experiments import unicode_names
 from experiments.benchmarks.interleaved import table, time_interleaved
 from experiments.demo import make_learner
-from experiments.workdir import environment
+from experiments.study.workdir import environment
 
 
 @dataclasses.dataclass(frozen=True)

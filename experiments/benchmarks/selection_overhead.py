@@ -11,7 +11,7 @@ import tyro
 
 from attent_jax import selectors, teachers
 from experiments.benchmarks.interleaved import table, time_interleaved
-from experiments.workdir import environment
+from experiments.study.workdir import environment
 
 
 @dataclasses.dataclass(frozen=True)

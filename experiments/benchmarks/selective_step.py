@@ -12,7 +12,7 @@ import tyro
 
 from attent_jax import models, selectors, training
 from experiments.benchmarks.interleaved import store, time_interleaved
-from experiments.workdir import environment
+from experiments.study.workdir import environment
 
 
 class Size(NamedTuple):

@@ -20,7 +20,8 @@ from rich.progress import (
 
 from experiments.kernel_convergence.findings import Scale
 from experiments.kernel_convergence.report import Outcome, to_json, to_markdown
-from experiments.workdir import Run, environment
+from experiments.study.command import Command
+from experiments.study.workdir import Run, environment
 
 FigureName = Literal[
     "drift",
@@ -186,3 +187,6 @@ def _report(
         ),
     )
     run.write("report.md", to_markdown(outcomes, title=TITLE, text=text))
+
+
+COMMAND = Command(KernelConvergence, main)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from experiments.kernel_convergence.findings import Finding
-from experiments.workdir import to_json_text
+from experiments.study.workdir import to_json_text
 
 _VERDICTS = """\
 **holds**: the measurement agrees with the claim, within the tolerance that the figure's

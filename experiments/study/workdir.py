@@ -14,9 +14,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
-_CONFIG = "config.json"
+from experiments.study.processes import agree
+
+CONFIG_NAME = "config.json"
+
+
+class RecordError(OSError):
+    """A run's folder or results cannot be used as they are; says what to do."""
 
 
 class Run:
@@ -29,7 +34,7 @@ class Run:
       resume: continue in the folder if it exists and has the same configuration.
 
     Raises:
-      FileExistsError: if the folder exists and `resume` is false, because no run
+      RecordError: if the folder exists and `resume` is false, because no run
         overwrites the results of another; or if its configuration differs.
     """
 
@@ -44,122 +49,119 @@ class Run:
         moment = f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
         self.folder = folder or Path("runs") / f"{name}-{moment}"
         self.is_writer = jax.process_index() == 0
-        self.is_resumed = agree(resume and (self.folder / _CONFIG).exists())
+        self.is_resumed = agree(resume and (self.folder / CONFIG_NAME).exists())
         text = json.dumps({"experiment": name} | (config or {}), indent=1, default=str)
         error = None
         if self.is_writer:
             error = self._differences(text) if self.is_resumed else self._make(resume)
             error = error or self._lock()
         if agree(error is not None):
-            raise error or FileExistsError(f"out={self.folder}: see the first process.")
+            raise error or RecordError(f"out={self.folder}: see the first process.")
         if not self.is_resumed:
-            self.write(_CONFIG, text)
+            self.write(CONFIG_NAME, text)
 
-    def _lock(self) -> FileExistsError | None:
+    def _lock(self) -> RecordError | None:
         """Lock the folder until this process ends, in whatever way."""
         lock = os.open(self.folder / ".lock", os.O_CREAT | os.O_RDWR)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            return FileExistsError(
+            return RecordError(
                 f"out={self.folder} is being written by another run: "
                 f"wait until it ends, or name a new folder."
             )
         return None
 
-    def _make(self, resume: bool) -> FileExistsError | None:
+    def _make(self, resume: bool) -> RecordError | None:
         # A run that was killed before it wrote anything may start there again.
         is_bare = resume and self.folder.is_dir() and not any(self.folder.glob("[!.]*"))
         try:
             self.folder.mkdir(parents=True, exist_ok=is_bare)
         except FileExistsError:
-            return FileExistsError(
+            return RecordError(
                 f"out={self.folder} exists already, and no run overwrites another's "
                 f"results: name a new folder, remove that one, or pass --resume."
             )
         except OSError as error:
-            return FileExistsError(
+            return RecordError(
                 f"out={self.folder} cannot be created ({error.strerror}): name another "
                 f"folder."
             )
         return None
 
-    def _differences(self, text: str) -> FileExistsError | None:
+    def _differences(self, text: str) -> RecordError | None:
         """Why this run cannot continue in its folder; None if it can."""
         try:
-            was = json.loads((self.folder / _CONFIG).read_text())
+            was = json.loads((self.folder / CONFIG_NAME).read_text())
         except ValueError:
-            return FileExistsError(
-                f"out={self.folder} has a damaged {_CONFIG}: name a new folder."
+            return RecordError(
+                f"out={self.folder} has a damaged {CONFIG_NAME}: name a new folder."
             )
         now = json.loads(text)
         for name in sorted(was.keys() | now.keys()):
             if was.get(name) != now.get(name):
-                return FileExistsError(
+                return RecordError(
                     f"out={self.folder} was run with {name}={was.get(name)!r}, not "
                     f"{now.get(name)!r}: resume with the original options, or "
                     f"name a new folder."
                 )
         return None
 
-    def log(self, **metrics: Any) -> None:
-        """Append a line to `metrics.jsonl` immediately."""
-        if self.is_writer:
-            with self._log.open("a") as lines:
-                lines.write(json.dumps(_plain(metrics)) + "\n")
-                lines.flush()
-                os.fsync(lines.fileno())
-
-    @property
-    def log_size(self) -> int:
-        """Bytes of `metrics.jsonl` so far; 0 where another process writes it."""
-        is_there = self.is_writer and self._log.exists()
-        return self._log.stat().st_size if is_there else 0
-
-    def cut_log(self, size: int) -> None:
-        """Remove the lines after the first `size` bytes: they will be written again."""
-        if self.log_size < size and self.is_writer:
-            raise FileExistsError(
-                f"{self._log} has {self.log_size} bytes, but had {size} when the run "
-                f"was saved: restore the file, or start again in a new folder."
-            )
-        if self.log_size > size:
-            os.truncate(self._log, size)
-
-    @property
-    def _log(self) -> Path:
-        return self.folder / "metrics.jsonl"
-
-    def lines(self) -> list[dict[str, Any]]:
-        """The logged lines."""
-        text = self._log.read_text() if self._log.exists() else ""
-        return [json.loads(line) for line in text.splitlines()]
-
     def write(self, name: str, content: str | bytes) -> None:
-        """Write or replace a file atomically."""
+        """Write or replace a file of the folder."""
         if self.is_writer:
-            partial = self.folder / f".{name}.partial"
-            content = content.encode() if isinstance(content, str) else content
-            with partial.open("wb") as file:
+            write_atomically(self.folder / name, content)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write or replace a file, so that it is never half written."""
+    partial = path.with_name(f".{path.name}.partial")
+    content = content.encode() if isinstance(content, str) else content
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+class GrowingFile:
+    """A file of the first process that only grows, but for a resumed run's cut."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._is_writer = jax.process_index() == 0
+
+    def append(self, content: bytes) -> None:
+        """Write at the end immediately."""
+        if self._is_writer:
+            with self._path.open("ab") as file:
                 file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self.folder / name)
+
+    @property
+    def size(self) -> int:
+        """Bytes so far, which are then on the disk; 0 on other processes."""
+        if not self._is_writer or not self._path.exists():
+            return 0
+        with self._path.open("rb") as file:
+            os.fsync(file.fileno())
+        return self._path.stat().st_size
+
+    def cut(self, size: int) -> None:
+        """Remove what follows the first `size` bytes: it will be written again."""
+        found = self.size
+        if found < size and self._is_writer:
+            raise RecordError(
+                f"{self._path} has {found} bytes, but had {size} when the run was "
+                f"saved: restore the file, or remove the folder {self._path.parent} to "
+                f"start this run again."
+            )
+        if found > size:
+            os.truncate(self._path, size)
 
 
-def agree(flag: bool) -> bool:
-    """The first process's value, so that all processes take the same branch."""
-    if jax.process_count() == 1:
-        return flag
-    return bool(multihost_utils.broadcast_one_to_all(np.array(flag)))
-
-
-def any_process(*flags: bool) -> tuple[bool, ...]:
-    """Whether each flag is true on some process. All processes call this."""
-    if jax.process_count() == 1:
-        return flags
-    gathered = multihost_utils.process_allgather(np.array(flags))
-    return tuple(map(bool, np.any(gathered, axis=0)))
+def as_json_line(data: Any) -> str:
+    """One line of JSON, with a newline; NaN and inf become null."""
+    return json.dumps(_plain(data)) + "\n"
 
 
 def to_json_text(data: Any) -> str:

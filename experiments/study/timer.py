@@ -19,7 +19,7 @@ class Timer:
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> from experiments.timer import Timer
+      >>> from experiments.study.timer import Timer
       >>> timer = Timer()
       >>> with timer.phase("train") as wait:
       ...     result = wait(jax.jit(jnp.sin)(jnp.ones(8)))

@@ -32,6 +32,8 @@ class Names(NamedTuple):
     """`[names, NUM_TOKENS]`, 0 is padding."""
     labels: Int[np.ndarray, "names"]
     """`[names]` indices into `categories()`."""
+    scripts: Int[np.ndarray, "names"]
+    """`[names]` numbers of the names' first words, such as LATIN or CJK."""
 
 
 @functools.cache
@@ -45,6 +47,12 @@ def _all_names() -> tuple[tuple[str, str], ...]:
 def categories() -> tuple[str, ...]:
     """The categories that occur, sorted."""
     return tuple(sorted({category for _, category in _all_names()}))
+
+
+@functools.cache
+def _scripts() -> dict[str, int]:
+    words = sorted({_words(name)[0] for name, _ in _all_names()})
+    return {word: number for number, word in enumerate(words)}
 
 
 def load(seed: int) -> tuple[Names, Names]:
@@ -77,4 +85,5 @@ def _encode(names: list[tuple[str, str]], tokens: dict[str, int]) -> Names:
             for word in words
         ]
     labels = [categories().index(category) for _, category in names]
-    return Names(encoded, np.array(labels, np.int32))
+    scripts = [_scripts()[_words(name)[0]] for name, _ in names]
+    return Names(encoded, np.array(labels, np.int32), np.array(scripts, np.int32))

@@ -1,0 +1,50 @@
+"""An experiment as a command: its options, and what it runs."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple
+
+import tyro
+
+from experiments.study.options import RunOptions, StudyOptions
+from experiments.study.study import Experiment, choose_methods, run_study
+
+
+class Command(NamedTuple):
+    """A command of `python -m experiments`."""
+
+    options: Any
+    """A dataclass; its docstring is the command's help."""
+    main: Callable[[Any], int]
+    """`(options) -> exit status`"""
+
+
+def study_command(experiment: Experiment, about: str) -> Command:
+    """The command that runs a study: its options are those of every experiment.
+
+    Args:
+      experiment: what is compared.
+      about: the command's help.
+    """
+    presets = tuple(experiment.presets)
+    sizes = ". ".join(f'"{name}": {experiment.presets[name].about}' for name in presets)
+    preset_type = Annotated[Literal[presets], tyro.conf.arg(help=f"{sizes}.")]  # pyright: ignore[reportInvalidTypeForm]
+
+    def check(options: Any) -> None:
+        choose_methods(experiment, options.study.methods)
+
+    options = dataclasses.make_dataclass(
+        "Options",
+        [
+            ("preset", preset_type, presets[0]),
+            ("study", StudyOptions, dataclasses.field(default_factory=StudyOptions)),
+            ("run", RunOptions, dataclasses.field(default_factory=RunOptions)),
+        ],
+        namespace={"__doc__": about, "__post_init__": check},
+        frozen=True,
+    )
+
+    def main(options: Any) -> int:
+        return run_study(experiment, options.preset, options.study, options.run)
+
+    return Command(options, main)

@@ -1,0 +1,123 @@
+"""A workload's functions for a mesh, compiled once for all methods and seeds."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float
+
+from attent_jax import distributed, scores, training
+from attent_jax.scores import ScoreTable
+from attent_jax.training import TrainState
+from attent_jax.typing import ScoreFn
+from experiments.study.methods import MakeStep
+from experiments.study.workload import Workload
+
+
+class Outcome(NamedTuple):
+    """What a step leaves for the host; every process has all of it."""
+
+    loss: Float[Array, ""]
+    is_skipped: Bool[Array, ""]
+    is_bad: Bool[Array, "batch"]
+    """`[batch]` rows whose loss is not finite."""
+    is_taught: Bool[Array, "batch"]
+    """`[batch]` rows that the step trained on."""
+
+
+class Compiled(NamedTuple):
+    """The functions of one kind of step, and what they work on."""
+
+    init: Callable[[jax.Array, float, float], TrainState]
+    """`(rng, num_steps, learning_rate) -> state`, created where it belongs."""
+    step: Callable[..., tuple[TrainState, ScoreTable, Outcome]]
+    """`(state, table, rng, batch, ids, weights) -> (state, table, outcome)`; state and
+    table are donated."""
+    score_fn: ScoreFn
+    abstract_state: TrainState
+    """Shapes, types and shardings of the train state."""
+
+
+def compile_for(workload: Workload, make_step: MakeStep, mesh: Mesh) -> Compiled:
+    """The functions, the same objects for the same arguments."""
+    key = workload._replace(load=_no_split, example=None, evaluate=_no_split)
+    return _compile_for(key, make_step, mesh)
+
+
+def _no_split(*_) -> Any:
+    raise AssertionError
+
+
+@functools.cache
+def _compile_for(workload: Workload, make_step: MakeStep, mesh: Mesh) -> Compiled:
+    # The two numbers are part of the optimizer's state.
+    optimizer = optax.inject_hyperparams(workload.make_optimizer)
+
+    def init(rng, num_steps, learning_rate) -> TrainState:
+        params = workload.init_params(rng)
+        return training.init_train_state(
+            params, optimizer(num_steps, learning_rate), trainable=workload.trainable
+        )
+
+    abstract = jax.eval_shape(init, jax.random.key(0), 1.0, 1.0)
+    shardings = workload.shardings(mesh, abstract)
+    everywhere = distributed.replicated(mesh)
+    train_step = make_step(workload, optimizer(1.0, 1.0), mesh)
+
+    @functools.partial(
+        jax.jit,
+        donate_argnums=(0, 1),
+        out_shardings=(shardings, everywhere, everywhere),
+    )
+    def step(state, table, rng, batch, ids, weights):
+        state, info = train_step(state, rng, batch, weights)
+        table = table.update(ids, info.losses, weights * info.is_taught)
+        is_bad = ~jnp.isfinite(info.losses) & info.is_taught
+        return state, table, Outcome(info.loss, info.is_skipped, is_bad, info.is_taught)
+
+    return Compiled(
+        init=jax.jit(init, out_shardings=shardings),
+        step=step,
+        score_fn=scores.loss(workload.loss_fn),
+        abstract_state=jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=sharding
+            ),
+            abstract,
+            shardings,
+        ),
+    )
+
+
+class Flops(NamedTuple):
+    """Floating-point operations, as XLA counts them before it optimizes."""
+
+    step: float
+    score: float
+    """Of one example."""
+
+
+def count_flops(workload: Workload, make_step: MakeStep) -> Flops:
+    """The FLOPs of a step and of a score, on one device and without compiling."""
+    mesh = distributed.make_mesh(devices=jax.local_devices()[:1])
+    functions = compile_for(workload, make_step, mesh)
+    state, rng = functions.abstract_state, jax.random.key(0)
+    table = jax.eval_shape(lambda: ScoreTable.init(workload.num_examples))
+    size = workload.batch_size
+    step = functions.step.lower(  # pyright: ignore[reportFunctionMemberAccess]
+        state,
+        table,
+        rng,
+        workload.batch(size),
+        jax.ShapeDtypeStruct((size,), np.int32),
+        jax.ShapeDtypeStruct((size,), np.float32),
+    )
+    score = jax.jit(functions.score_fn).lower(state.params, rng, workload.batch(1))
+    return Flops(
+        *((lowered.cost_analysis() or {}).get("flops", 0.0) for lowered in (step, score))
+    )

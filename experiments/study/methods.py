@@ -1,0 +1,187 @@
+"""The methods that every workload has: the controls, the paper's, this library's."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int
+
+from attent_jax import schedules, scores, selectors, teachers, training
+from attent_jax.training import TrainState
+from attent_jax.typing import Batch, SelectFn, Teacher
+from experiments.study.workload import Workload
+
+Groups = Int[np.ndarray, "pool"] | None
+
+
+class StepInfo(NamedTuple):
+    """What the loop needs to know of a step."""
+
+    loss: Float[Array, ""]
+    is_skipped: Bool[Array, ""]
+    losses: Float[Array, "batch"]
+    """`[batch]` of the taught rows; of others any number."""
+    is_taught: Bool[Array, "batch"]
+    """`[batch]` rows that the step trained on."""
+
+
+Step = Callable[
+    [TrainState, jax.Array, Batch, Float[Array, "batch"]], tuple[TrainState, StepInfo]
+]
+
+
+class MakeTeacher(Protocol):
+    """Builds a method's teacher."""
+
+    def __call__(self, num_epochs: int, *, groups: Groups, mesh: Mesh | None) -> Teacher:
+        """The teacher of a run of `num_epochs`; its plan must not depend on groups."""
+        ...
+
+
+class MakeStep(Protocol):
+    """Builds a method's train step."""
+
+    def __call__(
+        self, workload: Workload, optimizer: optax.GradientTransformation, mesh: Mesh
+    ) -> Step:
+        """The step, which is compiled by the caller."""
+        ...
+
+
+def full_batch_step(
+    workload: Workload, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> Step:
+    """Train on every row of the batch."""
+    train_step = training.make_train_step(
+        workload.loss_fn, optimizer, trainable=workload.trainable
+    )
+
+    def step(state, rng, batch, weights):
+        state, info = train_step(state, rng, batch, weights)
+        return state, StepInfo(info.loss, info.is_skipped, info.losses, weights > 0)
+
+    return step
+
+
+def in_batch_step(
+    select_fn: SelectFn, ratio: float = 0.5, *, reuse_forward: bool = False
+) -> MakeStep:
+    """Train on a share of each batch, selected within each device's part of it."""
+
+    def make_step(
+        workload: Workload, optimizer: optax.GradientTransformation, mesh: Mesh
+    ) -> Step:
+        train_step = training.make_selective_train_step(
+            workload.loss_fn,
+            optimizer,
+            select_fn,
+            num_selected=int(workload.batch_size * ratio) // mesh.size * mesh.size,
+            num_groups=mesh.size,
+            reuse_forward=reuse_forward,
+            trainable=workload.trainable,
+        )
+
+        def step(state, rng, batch, weights):
+            state, info = train_step(state, rng, batch, weights)
+            is_taught = jnp.zeros(len(weights), bool).at[info.indices].set(True)
+            losses = jnp.zeros(len(weights)).at[info.indices].set(info.losses)
+            is_taught = is_taught & (weights > 0)
+            return state, StepInfo(info.loss, info.is_skipped, losses, is_taught)
+
+        return step
+
+    return make_step
+
+
+class Method(NamedTuple):
+    """A way to choose examples."""
+
+    name: str
+    role: Literal["reference", "control", "method"]
+    """The reference trains to the full cost, the others to an equal, smaller cost. A
+    method that wins is above all controls."""
+    make_teacher: MakeTeacher
+    scores: Literal["none", "table", "pass"] = "none"
+    """Where the teacher's scores come from: nowhere, the losses of training, or scoring
+    passes, which cost."""
+    make_step: MakeStep = full_batch_step
+    step_cost: Callable[[float], float] = lambda score_cost: 1.0
+    """Cost of a step per row of its batch, in trained examples, given a score's."""
+
+
+def _full(num_epochs: int, *, groups: Groups, mesh: Mesh | None) -> Teacher:
+    return teachers.full()
+
+
+def _paper(make_select_fn: Callable[[Mesh | None], SelectFn]) -> MakeTeacher:
+    """The paper's plan: rising ratio and interval, one warm-up epoch."""
+
+    def make_teacher(num_epochs: int, *, groups: Groups, mesh: Mesh | None) -> Teacher:
+        return teachers.attent(
+            make_select_fn(mesh),
+            ratio=schedules.linear(0.2, 0.8, num_epochs),
+            interval=schedules.linear(1, 5, num_epochs),
+        )
+
+    return make_teacher
+
+
+def _soft(mesh: Mesh | None) -> SelectFn:
+    """The paper's Soft selection; the temperature is one standard deviation."""
+    select_fn = selectors.gumbel_top_k(1.0, mesh=mesh)
+
+    def select(rng, losses, num_selected, /):
+        standardized, _ = scores.standardize().update(losses, ())
+        return select_fn(rng, standardized, num_selected)
+
+    return select
+
+
+def _random_fresh(num_epochs: int, *, groups: Groups, mesh: Mesh | None) -> Teacher:
+    return teachers.attent(
+        selectors.uniform(mesh=mesh), ratio=0.3, num_warmup_epochs=0.5
+    )
+
+
+def _balanced(num_epochs: int, *, groups: Groups, mesh: Mesh | None) -> Teacher:
+    """Draw by group each epoch, as many examples as the recommended teacher."""
+    if groups is None:
+        raise ValueError(
+            "method balanced needs groups, and this workload's split has none: "
+            "leave it out of --methods."
+        )
+    select_fn = selectors.balanced(groups, power=0.5)
+    return teachers.attent(select_fn, ratio=0.3, num_warmup_epochs=0)
+
+
+def _recommended(num_epochs: int, *, groups: Groups, mesh: Mesh | None) -> Teacher:
+    return teachers.recommended(num_epochs, mesh=mesh)
+
+
+STANDARD_METHODS = (
+    Method("full", "reference", _full),
+    Method("full-short", "control", _full),
+    Method("random", "control", _paper(lambda mesh: selectors.uniform(mesh=mesh))),
+    Method("random-fresh", "control", _random_fresh),
+    Method("balanced", "control", _balanced),
+    Method("attent-soft", "method", _paper(_soft), scores="pass"),
+    Method(
+        "attent-hard",
+        "method",
+        _paper(lambda mesh: selectors.top_k(mesh=mesh)),
+        scores="pass",
+    ),
+    Method("recommended", "method", _recommended, scores="table"),
+    Method(
+        "in-batch",
+        "method",
+        _full,
+        make_step=in_batch_step(selectors.top_k(), 0.5),
+        step_cost=lambda score_cost: score_cost + 0.5,
+    ),
+)
+"""Every comparison's rows. "balanced" needs groups."""

@@ -1,0 +1,227 @@
+"""Methods × seeds, each a job that resumes by itself; the command of an experiment."""
+
+import dataclasses
+import functools
+import shutil
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from attent_jax import distributed
+from experiments.study import records
+from experiments.study.hooks import Checkpoints, Metrics, ProgressBar, Taught
+from experiments.study.loop import RunSpec, train
+from experiments.study.methods import STANDARD_METHODS, Method
+from experiments.study.options import RunOptions, StudyOptions, parse_seeds
+from experiments.study.paired_statistics import Result
+from experiments.study.preemption import Interruption, Preempted, TooManySkipped
+from experiments.study.processes import agree, wait_for_all
+from experiments.study.report import write_report
+from experiments.study.workdir import Run, environment, write_atomically
+from experiments.study.workload import Split, Workload
+
+
+class Preset(NamedTuple):
+    """The size of a study."""
+
+    about: str
+    """A phrase for the help."""
+    epochs: float
+    """Of the reference; they set its cost."""
+    seeds: str
+    """As `--seeds`."""
+    make_workload: Callable[[], Workload]
+    cost_share: float = 0.5
+    """Cost of the other methods, as a share of the reference's."""
+    num_evaluations: int = 6
+
+
+class Experiment(NamedTuple):
+    """A workload in several sizes, and the methods compared on it."""
+
+    name: str
+    title: str
+    description: str
+    """A sentence about the data, for the report."""
+    presets: dict[str, Preset]
+    """The first one is the default."""
+    methods: Sequence[Method] = STANDARD_METHODS
+
+
+def run_study(
+    experiment: Experiment, preset_name: str, what: StudyOptions, where: RunOptions
+) -> int:
+    """Run every method for every seed, and report; returns the exit status.
+
+    Seeds are the outer loop, so that the methods' wall times interleave. Ctrl-C stops
+    the study and reports the completed runs. SIGTERM saves the current run, to be
+    resumed.
+    """
+    preset = experiment.presets[preset_name]
+    methods = choose_methods(experiment, what.methods)
+    workload = preset.make_workload()
+    # The methods of a seed share its data.
+    workload = workload._replace(load=functools.lru_cache(maxsize=1)(workload.load))
+    epochs = preset.epochs if what.epochs is None else what.epochs
+    budget = epochs * workload.num_examples
+    mesh = make_mesh(workload)
+    runs = [
+        RunSpec(
+            workload,
+            method,
+            seed,
+            budget if method.role == "reference" else budget * preset.cost_share,
+            preset.num_evaluations,
+        )
+        for seed in parse_seeds(what.seeds or preset.seeds)
+        for method in methods
+    ]
+    for run in runs[: len(methods)]:
+        run.plan()  # a budget that is too small is refused here
+    folder = Run(
+        experiment.name,
+        where.out,
+        config={
+            "title": experiment.title,
+            "description": experiment.description,
+            "preset": preset_name,
+            "epochs": epochs,
+            "cost_share": preset.cost_share,
+            "num_evaluations": preset.num_evaluations,
+            "batch_size": workload.batch_size,
+            "objective": workload.objective._asdict(),
+            "groups": list(workload.groups),
+            "methods": [method.name for method in experiment.methods],
+        },
+        resume=where.resume,
+    )
+    return _Study(folder, where, mesh, Interruption()).execute(runs)
+
+
+def choose_methods(experiment: Experiment, names: Sequence[str]) -> list[Method]:
+    """The methods that `--methods` names, in the experiment's order."""
+    known = [method.name for method in experiment.methods]
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(
+            f"methods has {unknown[0]!r}, which {experiment.name} does not have: choose "
+            f"from {', '.join(known)}."
+        )
+    return [m for m in experiment.methods if not names or m.name in names]
+
+
+def make_mesh(workload: Workload) -> Mesh:
+    """All devices; in one process as many as divide the batch."""
+    devices = jax.devices()
+    if jax.process_count() == 1:
+        counts = range(1, len(devices) + 1)
+        devices = devices[: max(n for n in counts if workload.batch_size % n == 0)]
+    fsdp = len(devices) if workload.fsdp is None else workload.fsdp
+    return distributed.make_mesh(fsdp=fsdp, devices=devices)
+
+
+@dataclasses.dataclass
+class _Study:
+    """A study that is being run."""
+
+    run: Run
+    options: RunOptions
+    mesh: Mesh
+    interruption: Interruption
+
+    def execute(self, runs: Sequence[RunSpec]) -> int:
+        """All runs that are not completed; returns the exit status."""
+        console = Console(highlight=False, quiet=not self.run.is_writer)
+        verb = "Continuing" if self.run.is_resumed else "Writing"
+        console.print(f"{verb} in {self.run.folder}")
+        columns = [TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()]
+        status = 130
+        with (
+            self.interruption.watched(),
+            Progress(*columns, console=console, transient=True) as progress,
+        ):
+            total = sum(run.budget for run in runs)
+            task = progress.add_task("compiling", total=total)
+            try:
+                for run in runs:
+                    self._run_job(run, progress, task)
+                status = 0
+            except KeyboardInterrupt:
+                progress.console.print("Interrupted: reporting the completed runs.")
+            except Preempted:
+                progress.console.print(
+                    f"SIGTERM: saved. Continue with --resume --out {self.run.folder}"
+                )
+                return 0
+            except TooManySkipped as error:
+                progress.console.print(f"error: {error}", soft_wrap=True)
+                status = 1
+        if self.run.is_writer:
+            self._report(console, is_complete=status == 0)
+        return status
+
+    def _run_job(self, run: RunSpec, progress: Progress, task: TaskID) -> None:
+        """One run, unless it is completed."""
+        method, seed = run.method.name, run.seed
+        folder = records.job_folder(self.run.folder, method, seed)
+        if is_done := agree((folder / records.RESULT_NAME).exists()):
+            result = records.read_job(folder).result
+            progress.update(task, completed=progress.tasks[task].completed + run.budget)
+        else:
+            if self.run.is_writer:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._store_groups(run.workload.load(seed), seed)
+            name = f"seed {seed}  {method:<12}"
+            hooks = [
+                Metrics(folder / records.METRICS_NAME),
+                Taught(folder / records.TAUGHT_NAME),
+                ProgressBar(progress, task, name),
+                Checkpoints(
+                    folder / "checkpoints",
+                    seconds=self.options.checkpoint_every,
+                    max_skipped=self.options.max_skipped_steps,
+                    interruption=self.interruption,
+                ),
+            ]
+            result = train(run, mesh=self.mesh, hooks=hooks)
+            if self.run.is_writer:
+                content = records.store_result(folder, result, environment())
+                write_atomically(folder / records.RESULT_NAME, content)
+        wait_for_all()  # until all processes have closed their checkpoints
+        if self.run.is_writer:
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        _print_result(progress, run, result, is_done)
+
+    def _store_groups(self, split: Split, seed: int) -> None:
+        """The first seed's groups, for the figure of the examples taught."""
+        if split.groups is not None and not list(self.run.folder.glob("groups-*.npy")):
+            np.save(self.run.folder / f"groups-{seed}.npy", split.groups)
+
+    def _report(self, console: Console, *, is_complete: bool) -> None:
+        study = records.read_study([self.run.folder])
+        if not study.jobs:
+            console.print("No run was completed: there is nothing to report.")
+            return
+        report = write_report(study, self.run.folder, is_complete=is_complete)
+        console.print(report, soft_wrap=True, markup=False)
+        console.print(f"Reports and figures are in {self.run.folder}")
+
+
+def _print_result(
+    progress: Progress, run: RunSpec, result: Result, is_done: bool
+) -> None:
+    objective = run.workload.objective
+    times = "  ".join(
+        f"{phase} {result.seconds.get(phase, 0.0):.1f} s"
+        for phase in ("train", "score", "compile")
+    )
+    progress.console.print(
+        f"seed {run.seed}  {result.method:<12} "
+        f"{objective.measure.replace('_', ' ')} "
+        f"{result.measures[objective.measure]:.2f}  {times}"
+        f"{'  (done before)' * is_done}"
+    )
