@@ -1,6 +1,6 @@
 """What is learnt, from what, and how it is judged."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -103,7 +103,7 @@ class Workload(NamedTuple):
     final_evaluation: FinalEvaluation | None = None
     learning_rates: tuple[tuple[str, float], ...] = ()
     """`(method, peak)` of the methods that have a better one of their own."""
-    groups: Sequence[str] = ()
+    groups: tuple[str, ...] = ()
     """Names of the groups."""
 
     def learning_rate_of(self, method: str) -> float:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.workdir import Run
+from experiments.study.hooks import Evaluation, Metrics, read_taught
+from experiments.study.workdir import RecordError, Run
 from tests.experiments import tiny_study
 
 
@@ -46,21 +47,26 @@ def finish(processes, folder: Path, **options) -> None:
     assert process.exitcode == 0, output_of(folder)
 
 
-def outcome(folder: Path):
-    """The metrics, byte by byte, and which examples each run taught."""
-    taught = {}
-    for path in sorted(folder.glob("*.result.npz")):
-        with np.load(path) as content:
-            taught[path.name] = content["taught"]
-    return (folder / "metrics.jsonl").read_text(), taught
+def outcome(folder: Path) -> dict[str, bytes]:
+    """Metrics and ids taught of every run, byte by byte."""
+    names = ("metrics.jsonl", "taught.ids")
+    files = [path for name in names for path in folder.glob(f"jobs/*/{name}")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def lines_of(folder: Path, key: str) -> list[dict]:
+    """The lines of all metrics that have the key, with their run's name."""
+    return [
+        line | {"run": path.parent.name}
+        for path in sorted(folder.glob("jobs/*/metrics.jsonl"))
+        for line in map(json.loads, path.read_text().splitlines())
+        if key in line
+    ]
 
 
 def assert_same_outcome(folder: Path, reference: Path) -> None:
-    (lines, taught), (expected, expected_taught) = outcome(folder), outcome(reference)
-    assert lines == expected
-    assert taught.keys() == expected_taught.keys()
-    for name, epochs in taught.items():
-        np.testing.assert_array_equal(epochs, expected_taught[name])
+    assert len(outcome(reference)) == 2 * len(tiny_study.METHODS)
+    assert outcome(folder) == outcome(reference)
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +80,13 @@ def uninterrupted(processes, place):
 
 
 def test_the_outcome_is_a_fingerprint_of_the_run(uninterrupted):
-    lines = [json.loads(line) for line in outcome(uninterrupted[0])[0].splitlines()]
-    runs = {(line["method"], line["seed"]) for line in lines}
-    assert len(runs) == tiny_study.NUM_SEEDS * len(tiny_study.METHODS)
-    assert len({line["params_crc32"] for line in lines}) == len(lines)
-    assert all(line["order_crc32"] for line in lines)
+    epochs = lines_of(uninterrupted[0], "params_crc32")
+    assert {line["run"] for line in epochs} == {"attent-soft-0", "recommended-0"}
+    assert len({line["params_crc32"] for line in epochs}) == len(epochs)
+    assert all(line["order_crc32"] for line in epochs)
+    taught = read_taught(uninterrupted[0] / "jobs" / "recommended-0" / "taught.ids")
+    last = [line for line in epochs if line["run"] == "recommended-0"][-1]
+    assert len(taught) == last["num_taught"] > tiny_study.NUM_EXAMPLES
 
 
 @pytest.mark.parametrize(
@@ -111,7 +119,7 @@ def test_sigterm_saves_and_the_run_can_go_on(processes, place, uninterrupted):
     reference, _ = uninterrupted
     folder = place / "preempted"
     process = start(processes, folder, checkpoint_seconds=1e9)
-    while not (folder / "metrics.jsonl").exists():
+    while not list(folder.glob("jobs/*/metrics.jsonl")):
         assert process.is_alive(), output_of(folder)
         time.sleep(0.01)
     process.terminate()
@@ -119,7 +127,7 @@ def test_sigterm_saves_and_the_run_can_go_on(processes, place, uninterrupted):
     assert process.exitcode == 0, output_of(folder)
     output = " ".join(output_of(folder).split())
     assert f"Continue with --resume --out {folder}" in output
-    assert list((folder / "checkpoints").glob("*/*"))
+    assert list(folder.glob("jobs/*/checkpoints/training/*"))
     finish(processes, folder, checkpoint_seconds=1e9)
     assert "continuing after step" in output_of(folder)
     assert_same_outcome(folder, reference)
@@ -142,7 +150,7 @@ def test_two_processes_select_as_one_and_one_can_finish_their_run(
         )
         for number in range(num_processes)
     ]
-    while not list(folder.glob("*.result.npz")):  # the first of two runs is complete
+    while not list(folder.glob("jobs/*/result.json")):  # the first of two runs
         assert all(process.is_alive() for process in cluster), output_of(folder)
         time.sleep(0.01)
     cluster[-1].terminate()  # one gets the signal, all stop
@@ -152,34 +160,30 @@ def test_two_processes_select_as_one_and_one_can_finish_their_run(
     finish(processes, folder, checkpoint_seconds=1e9)
     assert "continuing after step" in output_of(folder)
     found, expected = (
-        [json.loads(line) for line in outcome(run)[0].splitlines()]
+        [*lines_of(run, "params_crc32"), *lines_of(run, "measures")]
         for run in (folder, reference)
     )
     # Parameters only to rounding: sums over devices come in another order.
     for line, like in zip(found, expected, strict=True):
-        for name in ("loss", "quality"):
+        for name in ("loss", "measures"):
             if name in like:
                 assert line.pop(name) == pytest.approx(like.pop(name), rel=1e-5)
-        assert line.pop("params_crc32")
-        assert like.pop("params_crc32")
+        assert bool(line.pop("params_crc32", 1)) == bool(like.pop("params_crc32", 1))
         assert line == like
 
 
 def test_steps_that_are_not_finite_are_skipped_counted_and_reported(processes, place):
     folder = place / "poisoned"
     finish(processes, folder, poisoned_id=17, max_skipped_steps=1000)
-    lines = [json.loads(line) for line in outcome(folder)[0].splitlines()]
-    skips = [line for line in lines if "skipped_step" in line]
+    skips = lines_of(folder, "skipped_step")
     assert skips
-    assert all(line["ids"] == [17] and line["seed"] == 0 for line in skips)
-    last = [line for line in lines if line.get("step") == line.get("num_steps", -1)]
-    of_method = {line["method"]: line for line in last if line["seed"] == 0}
-    for name, line in of_method.items():
-        own = [skip for skip in skips if skip["method"] == name]
-        assert line["num_skipped"] == len(own)
+    assert all(line["ids"] == [17] for line in skips)
+    last = {line["run"]: line for line in lines_of(folder, "epoch")}
+    assert last.keys() == {f"{method.name}-0" for method in tiny_study.METHODS}
+    for name, line in last.items():
+        assert line["num_skipped"] == len([s for s in skips if s["run"] == name])
         assert np.isfinite(line["loss"])
-        assert line["quality"] > 50
-    assert of_method.keys() == {method.name for method in tiny_study.METHODS}
+    assert all(e["measures"]["accuracy"] > 50 for e in lines_of(folder, "measures")[-1:])
     # Too many stop the run. It continues from its last good state if more are allowed.
     limited = place / "limited"
     process = start(processes, limited, poisoned_id=17, max_skipped_steps=1)
@@ -194,37 +198,38 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_reported(processes, p
 
 def test_another_configuration_is_refused_by_the_field(tmp_path):
     Run("tiny", tmp_path / "run", config={"seeds": 2, "epochs": 3})
-    with pytest.raises(FileExistsError, match="run with epochs=3, not 4"):
+    with pytest.raises(RecordError, match="run with epochs=3, not 4"):
         Run("tiny", tmp_path / "run", config={"seeds": 2, "epochs": 4}, resume=True)
-    with pytest.raises(FileExistsError, match="run with experiment='tiny'"):
+    with pytest.raises(RecordError, match="run with experiment='tiny'"):
         Run("huge", tmp_path / "run", config={"seeds": 2, "epochs": 3}, resume=True)
-    with pytest.raises(FileExistsError, match="or pass --resume"):
+    with pytest.raises(RecordError, match="or pass --resume"):
         Run("tiny", tmp_path / "run", config={"seeds": 2, "epochs": 3})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
-    with pytest.raises(FileExistsError, match="exists already"):
+    with pytest.raises(RecordError, match="exists already"):
         Run("tiny", tmp_path / "other", resume=True)
 
 
 def test_two_at_once_in_one_folder_are_refused(tmp_path):
     Run("tiny", tmp_path / "run", resume=True)
-    with pytest.raises(FileExistsError, match="being written by another run"):
+    with pytest.raises(RecordError, match="being written by another run"):
         Run("tiny", tmp_path / "run", resume=True)
 
 
 def test_lost_metrics_are_reported_and_not_filled_in(tmp_path):
-    run = Run("tiny", tmp_path / "run")
-    run.log(epoch=0, loss=float("nan"))
-    assert run.lines() == [{"epoch": 0, "loss": None}]
-    size = run.log_size
-    run.log(epoch=1)
-    run.cut_log(size)
-    assert run.lines() == [{"epoch": 0, "loss": None}]
-    with pytest.raises(FileExistsError, match=f"has {size} bytes, but had {size + 1}"):
-        run.cut_log(size + 1)
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    metrics.on_evaluation(Evaluation(1, 8.0, {"loss": float("nan")}))
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"step": 1, "cost": 8.0, "measures": {"loss": None}}
+    size = metrics.position()
+    metrics.on_evaluation(Evaluation(2, 16.0, {}))
+    metrics.restore(size)
+    assert (tmp_path / "metrics.jsonl").read_text() == f"{line}\n"
+    with pytest.raises(RecordError, match=f"has {size} bytes, but had {size + 1}"):
+        metrics.restore(size + 1)
 
 
 def test_a_damaged_configuration_is_reported(tmp_path):
     Run("tiny", tmp_path / "run").write("config.json", "{")
-    with pytest.raises(FileExistsError, match=r"damaged config\.json"):
+    with pytest.raises(RecordError, match=r"damaged config\.json"):
         Run("tiny", tmp_path / "run", resume=True)

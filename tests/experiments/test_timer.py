@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.timer import Timer
+from experiments.study.timer import Timer
 
 
 def test_compilation_is_apart_and_only_where_it_happens():

@@ -11,91 +11,113 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from attent_jax import distributed, scores, selectors, teachers, training
+from attent_jax import distributed, selectors, teachers
 from attent_jax.data import ArrayPool
-from experiments.budgets import Method
-from experiments.loop import Learner
-from experiments.study import Study, Task
-from experiments.workdir import Run
+from experiments.study.methods import STANDARD_METHODS, Method
+from experiments.study.options import RunOptions, StudyOptions
+from experiments.study.study import Experiment, Preset, run_study
+from experiments.study.workload import Objective, Split, Workload, measure_each
 
 NUM_EXAMPLES, BATCH_SIZE, NUM_CLASSES = 400, 8, 3
-NUM_SEEDS, NUM_EPOCHS = 1, 3
+NUM_EPOCHS = 3
 
-METHODS = [
-    Method(
-        "attent-soft",
-        lambda num_epochs: teachers.attent(selectors.gumbel_top_k(), 0.5, 2),
-        scores_by_pass=True,
+RECOMMENDED = next(m for m in STANDARD_METHODS if m.name == "recommended")
+SOFT = Method(
+    "attent-soft",
+    "method",
+    lambda num_epochs, *, groups, mesh: teachers.attent(
+        selectors.gumbel_top_k(mesh=mesh), 0.5, 2
     ),
-    Method("recommended", teachers.recommended),
-]
+    scores="pass",
+)
+METHODS = (SOFT, RECOMMENDED)
 
 
 def examples(seed: int) -> dict[str, np.ndarray]:
     draw = np.random.default_rng(seed)
     x = draw.normal(size=(NUM_EXAMPLES, 4)).astype(np.float32)
-    return {"x": x, "label": (x[:, 0] > 0.5) + (x[:, 1] > 0).astype(np.int32)}
+    label = (x[:, 0] > 0.5) + (x[:, 1] > 0).astype(np.int32)
+    return {"x": x, "label": label.astype(np.int32)}
 
 
-def load(seed: int) -> Task:
+def load(seed: int) -> Split:
     train = examples(seed)
-    return Task(
-        pool=ArrayPool(train),
+    return Split(
+        train=ArrayPool(train),
         held_out=ArrayPool(examples(100 + seed)),
-        labels=train["label"],
-        methods=METHODS,
+        fingerprint=seed,
+        groups=train["label"],
     )
 
 
-def make_learner(poisoned_id: int | None = None) -> Learner:
-    """A network of two layers; on one poisoned example its loss is not finite."""
-    optimizer = optax.adam(0.02)
+def init_params(rng):
+    w, v = jax.random.split(rng)
+    return {
+        "w": jax.random.normal(w, (4, 16)),
+        "v": jax.random.normal(v, (16, NUM_CLASSES)),
+    }
 
-    def logits(params, x):
-        return jnp.tanh(x @ params["w"]) @ params["v"]
 
-    def loss_fn(params, rng, batch):
-        losses = optax.softmax_cross_entropy_with_integer_labels(
-            logits(params, batch["x"]), batch["label"]
+def logits(params, rng, batch):
+    """A network of two layers, with dropout where there is a key."""
+    hidden = jnp.tanh(batch["x"] @ params["w"])
+    if rng is not None:
+        rngs = jax.vmap(lambda row: jax.random.fold_in(rng, row))(
+            jnp.arange(len(hidden))
         )
-        if poisoned_id is None:
-            return losses
-        is_poison = jnp.all(batch["x"] == examples(0)["x"][poisoned_id], axis=-1)
-        return jnp.where(is_poison, jnp.nan, losses)
+        kept = jax.vmap(lambda rng: jax.random.bernoulli(rng, 0.9, (16,)))(rngs)
+        hidden = hidden * kept
+    return hidden @ params["v"]
 
-    def is_correct(params, rng, batch):
-        found = jnp.argmax(logits(params, batch["x"]), axis=-1)
-        return (found == batch["label"]).astype(jnp.float32)
 
-    def init(seed, num_steps):
-        w, v = jax.random.split(jax.random.key(seed))
-        params = {
-            "w": jax.random.normal(w, (4, 16)),
-            "v": jax.random.normal(v, (16, NUM_CLASSES)),
-        }
-        return training.init_train_state(params, optimizer)
-
-    train_step = training.make_train_step(loss_fn, optimizer)
-
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(state, table, batch, ids, weights):
-        state, info = train_step(state, None, batch, weights)
-        return state, table.update(ids, info.losses, weights), info
-
-    def evaluate(params, held_out, sharding):
-        correct = training.score_pool(is_correct, params, held_out, sharding=sharding)
-        return {"quality": 100 * float(jnp.mean(correct))}
-
-    return Learner(
-        init=init,
-        train_step=step,
-        score_fn=scores.loss(loss_fn),
-        evaluate=evaluate,
-        batch_size=BATCH_SIZE,
-        score_batch_size=NUM_EXAMPLES,
-        step_flops=1.0,
-        score_flops=1.0,
+def loss_fn(params, rng, batch):
+    return optax.softmax_cross_entropy_with_integer_labels(
+        logits(params, rng, batch), batch["label"]
     )
+
+
+def is_correct(params, rng, batch):
+    found = jnp.argmax(logits(params, rng, batch), axis=-1)
+    return (found == batch["label"]).astype(jnp.float32)
+
+
+def evaluate(params, held_out, sharding):
+    correct = measure_each(
+        is_correct, params, held_out, batch_size=NUM_EXAMPLES, sharding=sharding
+    )
+    return {"accuracy": 100 * float(correct.mean())}
+
+
+WORKLOAD = Workload(
+    name="tiny",
+    load=load,
+    num_examples=NUM_EXAMPLES,
+    example={
+        "x": jax.ShapeDtypeStruct((4,), np.float32),
+        "label": jax.ShapeDtypeStruct((), np.int32),
+    },
+    init_params=init_params,
+    loss_fn=loss_fn,
+    make_optimizer=lambda num_steps, learning_rate: optax.adam(learning_rate),
+    learning_rate=0.02,
+    evaluate=evaluate,
+    objective=Objective("accuracy", "%", margin=0.25),
+    batch_size=BATCH_SIZE,
+    score_batch_size=NUM_EXAMPLES,
+    groups=("0", "1", "2"),
+)
+
+
+@functools.cache
+def poisoned(poisoned_id: int) -> Workload:
+    """On one example the loss is not finite."""
+
+    def loss_with_poison(params, rng, batch):
+        poison = examples(0)["x"][poisoned_id]
+        is_poison = jnp.all(batch["x"] == poison, axis=-1)
+        return jnp.where(is_poison, jnp.nan, loss_fn(params, rng, batch))
+
+    return WORKLOAD._replace(loss_fn=loss_with_poison)
 
 
 def run(
@@ -105,21 +127,22 @@ def run(
     poisoned_id: int | None = None,
     max_skipped_steps: int = 10,
 ) -> int:
-    """The study, begun or gone on with in `folder`."""
-    study = Study(
-        run=Run("tiny", folder, config={"seeds": NUM_SEEDS}, resume=True),
+    """The study, begun or continued in `folder`."""
+    workload = WORKLOAD if poisoned_id is None else poisoned(poisoned_id)
+    experiment = Experiment(
+        name="tiny",
         title="Tiny",
         description="Tiny.",
-        config={},
-        classes=[str(label) for label in range(NUM_CLASSES)],
-        margin=0.25,
-        checkpoint_seconds=checkpoint_seconds,
+        presets={"tiny": Preset("tiny", NUM_EPOCHS, "1", lambda: workload, 1.0, 3)},
+        methods=METHODS,
+    )
+    options = RunOptions(
+        out=folder,
+        resume=True,
+        checkpoint_every=checkpoint_seconds,
         max_skipped_steps=max_skipped_steps,
     )
-    budgets = {method.name: float(NUM_EPOCHS * NUM_EXAMPLES) for method in METHODS}
-    return study.execute(
-        lambda: make_learner(poisoned_id), load, budgets, num_seeds=NUM_SEEDS
-    )
+    return run_study(experiment, "tiny", StudyOptions(), options)
 
 
 def in_own_process(
