@@ -17,6 +17,10 @@ _COMMANDS = {
         "experiments.kernel_convergence",
         "the theory's claims about the attention NTK, in eight figures (4 minutes)",
     ),
+    "tune": (
+        "experiments.study.tune_command",
+        "find every method's peak learning rate, on seeds that are not reported",
+    ),
     "report": (
         "experiments.study.report_command",
         "draw the report again from the results in one folder or several",

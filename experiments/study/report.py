@@ -231,7 +231,7 @@ def _main_table(
         if target is not None:
             row.append(_reached(entry["cost_to_target"], entry["num_seeds"]))
         table.append(row)
-    return _markdown_table(table)
+    return markdown_table(table)
 
 
 def _reached(costs: Sequence[float], num_seeds: int) -> str:
@@ -251,7 +251,7 @@ def _differences(results: Sequence[Result], measure: str) -> str:
             for other in others
         )
         table.append([method, *("" if d is None else str(d) for d in deltas)])
-    return _markdown_table(table)
+    return markdown_table(table)
 
 
 def _made_with(jobs: Sequence[Job]) -> str:
@@ -278,7 +278,8 @@ def _pm(mean: float, std: float) -> str:
     return f"{mean:.2f}" if math.isnan(std) else f"{mean:.2f} ± {std:.2f}"
 
 
-def _markdown_table(cells: Sequence[Sequence[str]]) -> str:
+def markdown_table(cells: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; the first row is its head."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         "| " + " | ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) + " |"

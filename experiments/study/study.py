@@ -94,6 +94,10 @@ def run_study(
             "cost_share": preset.cost_share,
             "num_evaluations": preset.num_evaluations,
             "batch_size": workload.batch_size,
+            "learning_rates": {
+                method.name: workload.learning_rate_of(method.name)
+                for method in experiment.methods
+            },
             "objective": workload.objective._asdict(),
             "groups": list(workload.groups),
             "methods": [method.name for method in experiment.methods],
