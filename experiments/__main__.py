@@ -1,6 +1,7 @@
 """The experiments' command line."""
 
 import importlib
+import inspect
 import sys
 from typing import Any
 
@@ -41,7 +42,7 @@ def parse(arguments: list[str]) -> tuple[Command, Any]:
         command.options,
         args=rest,
         prog=f"{_PROG} {name}",
-        description=command.options.__doc__,
+        description=inspect.cleandoc(command.options.__doc__),
         config=(tyro.conf.OmitArgPrefixes,),
     )
     return command, options

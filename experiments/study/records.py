@@ -55,7 +55,7 @@ class Study(NamedTuple):
         return [job.result for job in self.jobs]
 
 
-def store_result(folder: Path, result: Result, environment: Mapping[str, str]) -> bytes:
+def store_result(result: Result, environment: Mapping[str, str]) -> bytes:
     """The content of a result's file."""
     content = {"result": dataclasses.asdict(result), "environment": environment}
     return as_json_line({**content, "sha256": _digest(content)}).encode()

@@ -193,7 +193,7 @@ class _Study:
             ]
             result = train(run, mesh=self.mesh, hooks=hooks)
             if self.run.is_writer:
-                content = records.store_result(folder, result, environment())
+                content = records.store_result(result, environment())
                 write_atomically(folder / records.RESULT_NAME, content)
         wait_for_all()  # until all processes have closed their checkpoints
         if self.run.is_writer:
