@@ -1,4 +1,4 @@
-"""Figures of a comparison."""
+"""Figures of a study."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +20,7 @@ _COLOURS = {
     "attent-soft": "tab:orange",
     "attent-hard": "tab:purple",
     "recommended": "tab:red",
+    "in-batch": "tab:brown",
 }
 
 
@@ -27,7 +28,7 @@ class Curve(NamedTuple):
     """Held-out quality over a run."""
 
     costs: Sequence[float]
-    """Examples trained on, plus a third per example scored."""
+    """In trained examples."""
     qualities: Sequence[float]
 
 
@@ -50,7 +51,7 @@ def quality_against_cost(
         colour = _COLOURS.get(method)
         axes.plot(costs, mean, "o-", color=colour, label=method, markersize=4)
         axes.fill_between(costs, mean - spread, mean + spread, color=colour, alpha=0.15)
-    axes.set(xlabel="cost in thousand trained examples (a score counts ⅓)")
+    axes.set(xlabel="cost in thousand trained examples, scoring included")
     axes.set(ylabel=ylabel, title=title)
     axes.grid(alpha=0.3)
     axes.legend(title="mean ± 1 std over seeds")
@@ -73,22 +74,22 @@ def chosen_examples(
     names: Sequence[str],
     path: Path,
     *,
-    rows_per_class: int = 12,
+    rows_per_group: int = 12,
 ) -> None:
     """Draw examples over epochs, a panel per method: black where one was taught.
 
-    Examples are grouped by class, the most common at the top. A few of each class are
+    Examples are shown by group, the largest at the top. A few of each group are
     shown, evenly spaced by how often they were taught.
 
     Args:
       choices: by method.
-      labels: `[pool]` each example's class.
-      names: names of the classes.
+      labels: `[pool]` each example's group.
+      names: names of the groups.
       path: the image file.
-      rows_per_class: examples shown per class (smaller classes get thicker rows).
+      rows_per_group: examples shown per group (smaller groups get thicker rows).
     """
     counts = np.bincount(labels, minlength=len(names))
-    classes = [c for c in np.argsort(-counts, kind="stable") if counts[c]]
+    groups = [c for c in np.argsort(-counts, kind="stable") if counts[c]]
     figure, panels = plt.subplots(
         1,
         len(choices),
@@ -100,28 +101,28 @@ def chosen_examples(
     for axes, (method, choice) in zip(panels[0], choices.items(), strict=True):
         times = choice.taught.sum(axis=0)
         drawn = []
-        for label in classes:
+        for label in groups:
             members = np.flatnonzero(labels == label)
             members = members[np.argsort(-times[members], kind="stable")]
             drawn.extend(
                 members[
-                    np.linspace(0, len(members) - 1, rows_per_class).round().astype(int)
+                    np.linspace(0, len(members) - 1, rows_per_group).round().astype(int)
                 ]
             )
         edges = np.concatenate([[0], choice.costs]) / 1000
         axes.pcolormesh(
             edges,
-            np.arange(len(drawn) + 1) / rows_per_class,
+            np.arange(len(drawn) + 1) / rows_per_group,
             choice.taught[:, drawn].T,
             cmap="Greys",
             rasterized=True,
         )
-        axes.hlines(range(len(classes)), 0, edges[-1], color="tab:red", linewidth=0.3)
+        axes.hlines(range(len(groups)), 0, edges[-1], color="tab:red", linewidth=0.3)
         axes.set(title=method, xlabel="cost / 1000 examples")
     panels[0, 0].set_yticks(
-        np.arange(len(classes)) + 0.5, [f"{names[c]} ({counts[c]:,})" for c in classes]
+        np.arange(len(groups)) + 0.5, [f"{names[c]} ({counts[c]:,})" for c in groups]
     )
-    panels[0, 0].set_ylabel("examples, by class (number in the pool)")
+    panels[0, 0].set_ylabel("examples, by group (number in the pool)")
     panels[0, 0].invert_yaxis()
     figure.suptitle("Which examples were taught in which epoch (black: taught)")
     figure.savefig(path, dpi=120)
