@@ -43,7 +43,7 @@ def fit_to_budget(
 
     def plan_of(num_epochs: int) -> tuple[TeachingPlan, float]:
         plan = teachers.plan(
-            method.make_teacher(num_epochs, groups=groups, mesh=None),
+            method.teacher(num_epochs, groups=groups, mesh=None),
             num_examples=num_examples,
             num_epochs=num_epochs,
             batch_size=batch_size,

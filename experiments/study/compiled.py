@@ -45,29 +45,59 @@ class Compiled(NamedTuple):
 
 def compile_for(workload: Workload, make_step: MakeStep, mesh: Mesh) -> Compiled:
     """The functions, the same objects for the same arguments."""
-    key = workload._replace(load=_no_split, example=None, evaluate=_no_split)
-    return _compile_for(key, make_step, mesh)
+    return _compile_for(_key(workload), make_step, mesh)
 
 
-def _no_split(*_) -> Any:
-    raise AssertionError
+def _key(workload: Workload) -> Workload:
+    """The workload without what compiled functions do not depend on."""
+    return workload._replace(load=_no_data, evaluate=_no_data, example=None)
+
+
+def _no_data(*_) -> Any:
+    raise AssertionError("compiled functions do not read data")
+
+
+class _Common(NamedTuple):
+    """What all kinds of steps share."""
+
+    init: Callable[[jax.Array, float, float], TrainState]
+    score_fn: ScoreFn
+    abstract_state: TrainState
 
 
 @functools.cache
-def _compile_for(workload: Workload, make_step: MakeStep, mesh: Mesh) -> Compiled:
-    # The two numbers are part of the optimizer's state.
-    optimizer = optax.inject_hyperparams(workload.make_optimizer)
-
+def _common(workload: Workload, mesh: Mesh) -> _Common:
     def init(rng, num_steps, learning_rate) -> TrainState:
-        params = workload.init_params(rng)
+        optimizer = _optimizer(workload, num_steps, learning_rate)
         return training.init_train_state(
-            params, optimizer(num_steps, learning_rate), trainable=workload.trainable
+            workload.init_params(rng), optimizer, trainable=workload.trainable
         )
 
     abstract = jax.eval_shape(init, jax.random.key(0), 1.0, 1.0)
     shardings = workload.shardings(mesh, abstract)
+    placed = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=sharding
+        ),
+        abstract,
+        shardings,
+    )
+    return _Common(
+        jax.jit(init, out_shardings=shardings), scores.loss(workload.loss_fn), placed
+    )
+
+
+def _optimizer(workload: Workload, num_steps: Any, learning_rate: Any):
+    # The two numbers are part of the optimizer's state.
+    return optax.inject_hyperparams(workload.make_optimizer)(num_steps, learning_rate)
+
+
+@functools.cache
+def _compile_for(workload: Workload, make_step: MakeStep, mesh: Mesh) -> Compiled:
+    common = _common(workload, mesh)
     everywhere = distributed.replicated(mesh)
-    train_step = make_step(workload, optimizer(1.0, 1.0), mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, common.abstract_state)
+    train_step = make_step(workload, _optimizer(workload, 1.0, 1.0), mesh)
 
     @functools.partial(
         jax.jit,
@@ -80,18 +110,7 @@ def _compile_for(workload: Workload, make_step: MakeStep, mesh: Mesh) -> Compile
         is_bad = ~jnp.isfinite(info.losses) & info.is_taught
         return state, table, Outcome(info.loss, info.is_skipped, is_bad, info.is_taught)
 
-    return Compiled(
-        init=jax.jit(init, out_shardings=shardings),
-        step=step,
-        score_fn=scores.loss(workload.loss_fn),
-        abstract_state=jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=sharding
-            ),
-            abstract,
-            shardings,
-        ),
-    )
+    return Compiled(common.init, step, common.score_fn, common.abstract_state)
 
 
 class Flops(NamedTuple):
@@ -104,6 +123,15 @@ class Flops(NamedTuple):
 
 def count_flops(workload: Workload, make_step: MakeStep) -> Flops:
     """The FLOPs of a step and of a score, on one device and without compiling."""
+    leaves, structure = jax.tree.flatten(workload.example)
+    return _count_flops(_key(workload), make_step, tuple(leaves), structure)
+
+
+@functools.cache
+def _count_flops(
+    workload: Workload, make_step: MakeStep, leaves: tuple[Any, ...], structure: Any
+) -> Flops:
+    workload = workload._replace(example=jax.tree.unflatten(structure, leaves))
     mesh = distributed.make_mesh(devices=jax.local_devices()[:1])
     functions = compile_for(workload, make_step, mesh)
     state, rng = functions.abstract_state, jax.random.key(0)

@@ -90,7 +90,7 @@ def train(run: RunSpec, *, mesh: Mesh, hooks: Sequence[Hook] = ()) -> Result:
         run,
         split,
         plan,
-        run.method.make_teacher(plan.num_epochs, groups=split.groups, mesh=mesh),
+        run.method.teacher(plan.num_epochs, groups=split.groups, mesh=mesh),
         compile_for(run.workload, run.method.make_step, mesh),
         mesh,
         tuple(hooks),

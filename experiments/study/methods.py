@@ -1,5 +1,6 @@
 """The methods that every workload has: the controls, the paper's, this library's."""
 
+import functools
 from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
@@ -38,7 +39,8 @@ class MakeTeacher(Protocol):
     """Builds a method's teacher."""
 
     def __call__(self, num_epochs: int, *, groups: Groups, mesh: Mesh | None) -> Teacher:
-        """The teacher of a run of `num_epochs`; its plan must not depend on groups."""
+        """The teacher of a run of `num_epochs`. Groups are None unless the method uses
+        them; the plan must not depend on them."""
         ...
 
 
@@ -111,6 +113,19 @@ class Method(NamedTuple):
     make_step: MakeStep = full_batch_step
     step_cost: Callable[[float], float] = lambda score_cost: 1.0
     """Cost of a step per row of its batch, in trained examples, given a score's."""
+    uses_groups: bool = False
+    """Whether its teacher is made from the groups of each seed's examples."""
+
+    def teacher(self, num_epochs: int, *, groups: Groups, mesh: Mesh | None) -> Teacher:
+        """The teacher; the same one for all seeds, so that it compiles once."""
+        if self.uses_groups:
+            return self.make_teacher(num_epochs, groups=groups, mesh=mesh)
+        return _teacher(self, num_epochs, mesh)
+
+
+@functools.cache
+def _teacher(method: Method, num_epochs: int, mesh: Mesh | None) -> Teacher:
+    return method.make_teacher(num_epochs, groups=None, mesh=mesh)
 
 
 def _full(num_epochs: int, *, groups: Groups, mesh: Mesh | None) -> Teacher:
@@ -167,7 +182,7 @@ STANDARD_METHODS = (
     Method("full-short", "control", _full),
     Method("random", "control", _paper(lambda mesh: selectors.uniform(mesh=mesh))),
     Method("random-fresh", "control", _random_fresh),
-    Method("balanced", "control", _balanced),
+    Method("balanced", "control", _balanced, uses_groups=True),
     Method("attent-soft", "method", _paper(_soft), scores="pass"),
     Method(
         "attent-hard",
