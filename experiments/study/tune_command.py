@@ -9,11 +9,11 @@ import tyro
 from rich.console import Console
 
 from experiments.study.command import Command
-from experiments.study.options import RunOptions, StudyOptions
+from experiments.study.options import RunOptions, StudyOptions, parse_seeds
 from experiments.study.paired_statistics import mean_std, methods_of
 from experiments.study.records import Study, read_study
 from experiments.study.report import markdown_table
-from experiments.study.study import Experiment, run_study
+from experiments.study.study import Experiment, choose_methods, run_study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +46,8 @@ def main(options: Tune) -> int:
     experiment: Experiment = module.EXPERIMENT
     name, preset = next(iter(experiment.presets.items()))
     studies: dict[float, Study] = {}
+    num_methods = len(choose_methods(experiment, options.study.methods))
+    num_jobs = num_methods * len(parse_seeds(options.study.seeds or preset.seeds))
     for rate in options.rates:
         folder = options.out / f"rate-{rate:g}"
         workload = preset.make_workload()._replace(
@@ -58,9 +60,9 @@ def main(options: Tune) -> int:
             options.study,
             RunOptions(out=folder, resume=True),
         )
-        if status:
-            return status
         studies[rate] = read_study([folder])
+        if status or len(studies[rate].jobs) < num_jobs:
+            return status  # interrupted
     console = Console(highlight=False)
     console.print(to_table(studies), soft_wrap=True, markup=False)
     return 0
