@@ -147,5 +147,8 @@ def _count_flops(
     )
     score = jax.jit(functions.score_fn).lower(state.params, rng, workload.batch(1))
     return Flops(
-        *((lowered.cost_analysis() or {}).get("flops", 0.0) for lowered in (step, score))
+        *(
+            (lowered.cost_analysis() or {}).get("flops", 0.0)
+            for lowered in (step, score)
+        )
     )

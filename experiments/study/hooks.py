@@ -1,7 +1,6 @@
 """What happens beside the training loop, each hook on its own cadence."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -169,8 +168,8 @@ class ProgressBar(Hook):
         for number in np.flatnonzero(steps.is_skipped):
             ids = steps.ids[number][steps.is_bad[number]].tolist()
             self._print(
-                f"step {steps.first + int(number)} skipped, its loss or gradient is not "
-                f"finite; ids of such losses: {ids}"
+                f"step {steps.first + int(number)} skipped, its loss or gradient is "
+                f"not finite; ids of such losses: {ids}"
             )
 
     def on_epoch(self, epoch: Epoch) -> None:
@@ -264,9 +263,9 @@ class Checkpoints(Hook):
             checkpointer.wait()
             raise TooManySkipped(
                 f"{num_skipped} steps had a loss or gradient that is not finite, and "
-                f"{self._max} are allowed; metrics.jsonl has the ids of their examples, "
-                f"{self._folder} the last good state. Fix the examples or the loss, or "
-                f"allow more with --max-skipped-steps."
+                f"{self._max} are allowed; metrics.jsonl has the ids of their "
+                f"examples, {self._folder} the last good state. Fix the examples or "
+                f"the loss, or allow more with --max-skipped-steps."
             )
         if self._is_preempted or self._is_interrupted:
             checkpointer.wait()

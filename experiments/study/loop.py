@@ -189,14 +189,17 @@ class _Training(NamedTuple):
 
     def start(self) -> _Progress:
         """The run's beginning, or where it was saved."""
-        num_examples, everywhere = len(self.split.train), distributed.replicated(self.mesh)
+        num_examples, everywhere = (
+            len(self.split.train),
+            distributed.replicated(self.mesh),
+        )
         with self.timer.phase("start"):
             state = self.functions.init(
                 jax.random.key(self.run.seed), float(self.num_steps), self.learning_rate
             )
             teaching, table = distributed.put(
                 (self.teacher.init(num_examples), ScoreTable.init(num_examples)),
-                everywhere,
+                distributed.replicated(self.mesh),
             )
         losses = np.zeros(max(self.plan.steps_per_epoch), np.float32)
         progress = _Progress(state, teaching, table, losses)
@@ -229,7 +232,9 @@ class _Training(NamedTuple):
                     self._read(progress, unread)
                 is_due = progress.step in self.evaluation_steps
                 is_end = progress.epoch_step == end
-                unread = chunk if not (is_due or is_end) else self._wait(progress, chunk)
+                unread = (
+                    chunk if not (is_due or is_end) else self._wait(progress, chunk)
+                )
                 if is_due:
                     self._evaluate(progress)
                 if not is_end:
@@ -238,7 +243,11 @@ class _Training(NamedTuple):
             self._save_if_wanted(progress, None)
 
     def _select(self, progress: _Progress) -> None:
-        scores, method, workload = progress.table.scores, self.run.method, self.run.workload
+        scores, method, workload = (
+            progress.table.scores,
+            self.run.method,
+            self.run.workload,
+        )
         if method.scores == "pass" and self.teacher.needs_scores(progress.teaching):
             with self.timer.phase("score") as wait:
                 scores = wait(

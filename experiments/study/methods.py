@@ -38,7 +38,9 @@ Step = Callable[
 class MakeTeacher(Protocol):
     """Builds a method's teacher."""
 
-    def __call__(self, num_epochs: int, *, groups: Groups, mesh: Mesh | None) -> Teacher:
+    def __call__(
+        self, num_epochs: int, *, groups: Groups, mesh: Mesh | None
+    ) -> Teacher:
         """The teacher of a run of `num_epochs`. Groups are None unless the method uses
         them; the plan must not depend on them."""
         ...

@@ -16,7 +16,9 @@ class StudyOptions:
 
     seeds: Annotated[
         str | None,
-        tyro.conf.arg(metavar="N|A-B|A,B", help_behavior_hint="(default: the preset's)"),
+        tyro.conf.arg(
+            metavar="N|A-B|A,B", help_behavior_hint="(default: the preset's)"
+        ),
     ] = None
     """Repetitions, each with its own data split, parameters, order and selection: "6"
     is 0 to 5, "200-219" and "3,5,8" are those seeds. A win needs 10."""

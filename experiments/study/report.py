@@ -23,10 +23,10 @@ from experiments.study.workdir import to_json_text, write_atomically
 _VERDICTS = """\
 Verdicts are about {measure}, which was declared before any run{reason}. A method is
 **non-inferior** if the 95 % interval of its paired difference from full training lies
-{side} {margin:g} {unit}. It **wins** if it is non-inferior at lower cost and {better} all
-controls ({controls}), in at least {min_seeds} paired runs. It has **no advantage** if it
-is not shown {better} all controls. It is **undecided** where there are too few runs.
-{intervals} A verdict on another measure would be an observation only.
+{side}{margin:g} {unit}. It **wins** if it is non-inferior at lower cost and {better}
+all controls ({controls}), in at least {min_seeds} paired runs. It has **no advantage**
+if it is not shown {better} all controls. It is **undecided** where there are too few
+runs. {intervals} A verdict on another measure would be an observation only.
 """
 _PHASES = ("train", "score", "select")
 """The parts of a method's wall time, without evaluation and compilation."""
@@ -103,7 +103,9 @@ def summarize(study: Study) -> list[dict[str, Any]]:
                 "verdict": verdict(results, method, study.objective),
                 "num_seeds": len(own),
                 "learning_rate": own[0].learning_rate,
-                "measures": {name: mean_std(results, method, name) for name in measures},
+                "measures": {
+                    name: mean_std(results, method, name) for name in measures
+                },
                 "cost": float(np.mean([result.cost for result in own])),
                 "flops": float(np.mean([result.flops for result in own])),
                 "seconds": {
@@ -144,7 +146,9 @@ def _cost_to_target(study: Study, method: str, target: float | None) -> list[flo
     for job in study.jobs:
         if job.result.method == method:
             evaluations = _evaluations(job, study.objective.measure)
-            costs += [c for c, quality in evaluations if sign * (quality - target) >= 0][:1]
+            costs += [
+                c for c, quality in evaluations if sign * (quality - target) >= 0
+            ][:1]
     return costs
 
 
@@ -195,7 +199,9 @@ def to_markdown(study: Study, *, figures: Sequence[str], is_complete: bool) -> s
             controls=", ".join(controls) or "none was run",
             min_seeds=MIN_SEEDS,
             intervals=_intervals(sorted({entry["num_seeds"] for entry in summary})),
-        ).replace("− ", "−").replace("+ ", "+"),
+        )
+        .replace("− ", "−")
+        .replace("+ ", "+"),
         *(f"![{name}]({name})" for name in figures),
     ]
     return "\n\n".join(sections) + "\n"
@@ -215,8 +221,14 @@ def _main_table(
     head += [] if target is None else [f"cost to reach {target:.4g}"]
     table = [head]
     for entry in summary:
-        method, seconds, wall = entry["method"], entry["seconds"], walls[entry["method"]]
-        of_full = f" ({wall / walls[references[0]['method']]:.2f})" if references else ""
+        method, seconds, wall = (
+            entry["method"],
+            entry["seconds"],
+            walls[entry["method"]],
+        )
+        of_full = (
+            f" ({wall / walls[references[0]['method']]:.2f})" if references else ""
+        )
         row = [
             method,
             entry["verdict"],

@@ -44,7 +44,9 @@ def main(options: Report) -> int:
     """Write the report; returns the exit status."""
     study = read_study(options.folders)
     if not study.jobs:
-        raise RecordError(f"{options.folders[0]} has no completed run yet: wait for one.")
+        raise RecordError(
+            f"{options.folders[0]} has no completed run yet: wait for one."
+        )
     folder = options.out or options.folders[0]
     if options.out is not None:
         try:

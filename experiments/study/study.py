@@ -112,8 +112,8 @@ def choose_methods(experiment: Experiment, names: Sequence[str]) -> list[Method]
     known = [method.name for method in experiment.methods]
     if unknown := [name for name in names if name not in known]:
         raise ValueError(
-            f"methods has {unknown[0]!r}, which {experiment.name} does not have: choose "
-            f"from {', '.join(known)}."
+            f"methods has {unknown[0]!r}, which {experiment.name} does not have: "
+            f"choose from {', '.join(known)}."
         )
     return [m for m in experiment.methods if not names or m.name in names]
 

@@ -20,8 +20,8 @@ from experiments.study.study import Experiment, choose_methods, run_study
 class Tune:
     """Train every method at several peak learning rates; print the best of each.
 
-    Every rate is a study in a folder of its own under --out, with the experiment's first
-    preset. The seeds, and so the data splits, are others than the ones that are
+    Every rate is a study in a folder of its own under --out, with the experiment's
+    first preset. The seeds, and so the data splits, are others than the ones that are
     reported. Run the same command again to continue.
     """
 
@@ -71,7 +71,10 @@ def main(options: Tune) -> int:
 def to_table(studies: dict[float, Study]) -> str:
     """A row per method: its quality at each rate, and the best rate."""
     first = next(iter(studies.values()))
-    measure, sign = first.objective.measure, 1 if first.objective.higher_is_better else -1
+    measure, sign = (
+        first.objective.measure,
+        1 if first.objective.higher_is_better else -1,
+    )
     table = [[measure, *(f"{rate:g}" for rate in studies), "best"]]
     for method in methods_of(first.results):
         means = {

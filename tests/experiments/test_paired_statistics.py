@@ -7,6 +7,7 @@ from scipy import stats
 from experiments.study.paired_statistics import (
     MIN_SEEDS,
     Result,
+    Role,
     difference,
     mean_std,
     verdict,
@@ -17,7 +18,7 @@ ACCURACY = Objective("accuracy", "%", margin=0.25)
 LOSS = Objective("loss", "nats", margin=0.25, higher_is_better=False)
 FULL = np.array([90.0, 92.0, 91.0, 90.5, 91.5, 92.5, 90.2, 91.8, 92.1, 91.1])
 NOISE = np.array([0.1, 0.0, -0.1, 0.05, -0.05, 0.1, 0.0, -0.1, 0.05, -0.05])
-ROLES = {"full": "reference", "method": "method"}
+ROLES: dict[str, Role] = {"full": "reference", "method": "method"}
 
 
 def results_of(cost=50.0, measure="accuracy", **qualities):

@@ -183,7 +183,9 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_reported(processes, p
     for name, line in last.items():
         assert line["num_skipped"] == len([s for s in skips if s["run"] == name])
         assert np.isfinite(line["loss"])
-    assert all(e["measures"]["accuracy"] > 50 for e in lines_of(folder, "measures")[-1:])
+    assert all(
+        e["measures"]["accuracy"] > 50 for e in lines_of(folder, "measures")[-1:]
+    )
     # Too many stop the run. It continues from its last good state if more are allowed.
     limited = place / "limited"
     process = start(processes, limited, poisoned_id=17, max_skipped_steps=1)

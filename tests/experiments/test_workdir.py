@@ -39,7 +39,9 @@ def test_a_result_says_what_it_depends_on():
 
 def test_the_recorded_command_is_the_one_that_was_run():
     # sys.argv would give "-c --seeds 3" after any module's name
-    program = "from experiments.study.workdir import environment as e; print(e()['command'])"
+    program = (
+        "from experiments.study.workdir import environment as e; print(e()['command'])"
+    )
     arguments = ["-c", program, "--seeds", "3"]
     finished = subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT
