@@ -189,10 +189,7 @@ class _Training(NamedTuple):
 
     def start(self) -> _Progress:
         """The run's beginning, or where it was saved."""
-        num_examples, everywhere = (
-            len(self.split.train),
-            distributed.replicated(self.mesh),
-        )
+        num_examples = len(self.split.train)
         with self.timer.phase("start"):
             state = self.functions.init(
                 jax.random.key(self.run.seed), float(self.num_steps), self.learning_rate
@@ -232,9 +229,7 @@ class _Training(NamedTuple):
                     self._read(progress, unread)
                 is_due = progress.step in self.evaluation_steps
                 is_end = progress.epoch_step == end
-                unread = (
-                    chunk if not (is_due or is_end) else self._wait(progress, chunk)
-                )
+                unread = self._wait(progress, chunk) if is_due or is_end else chunk
                 if is_due:
                     self._evaluate(progress)
                 if not is_end:
@@ -243,11 +238,8 @@ class _Training(NamedTuple):
             self._save_if_wanted(progress, None)
 
     def _select(self, progress: _Progress) -> None:
-        scores, method, workload = (
-            progress.table.scores,
-            self.run.method,
-            self.run.workload,
-        )
+        method, workload = self.run.method, self.run.workload
+        scores = progress.table.scores
         if method.scores == "pass" and self.teacher.needs_scores(progress.teaching):
             with self.timer.phase("score") as wait:
                 scores = wait(

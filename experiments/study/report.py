@@ -199,9 +199,7 @@ def to_markdown(study: Study, *, figures: Sequence[str], is_complete: bool) -> s
             controls=", ".join(controls) or "none was run",
             min_seeds=MIN_SEEDS,
             intervals=_intervals(sorted({entry["num_seeds"] for entry in summary})),
-        )
-        .replace("− ", "−")
-        .replace("+ ", "+"),
+        ),
         *(f"![{name}]({name})" for name in figures),
     ]
     return "\n\n".join(sections) + "\n"
