@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from attent_jax import schedules, scores, selectors, teachers, training
 from attent_jax.training import TrainState
-from attent_jax.typing import Batch, SelectFn, Teacher
+from attent_jax.typing import Batch, LossFn, SelectFn, Teacher
 from experiments.study.workload import Workload
 
 Groups = Int[np.ndarray, "pool"] | None
@@ -97,6 +97,20 @@ def in_batch_step(
             return state, StepInfo(info.loss, info.is_skipped, losses, is_taught)
 
         return step
+
+    return make_step
+
+
+def step_on(loss_fn: LossFn) -> MakeStep:
+    """Train every row on another loss than the workload's.
+
+    Such as `training.token_selective_loss`, which chooses tokens inside sequences.
+    """
+
+    def make_step(
+        workload: Workload, optimizer: optax.GradientTransformation, mesh: Mesh
+    ) -> Step:
+        return full_batch_step(workload._replace(loss_fn=loss_fn), optimizer, mesh)
 
     return make_step
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import io
 import shutil
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -203,7 +204,9 @@ class _Study:
     def _store_groups(self, split: Split, seed: int) -> None:
         """The first seed's groups, for the figure of the examples taught."""
         if split.groups is not None and not list(self.run.folder.glob("groups-*.npy")):
-            np.save(self.run.folder / f"groups-{seed}.npy", split.groups)
+            content = io.BytesIO()
+            np.save(content, split.groups)
+            self.run.write(f"groups-{seed}.npy", content.getvalue())
 
     def _report(self, console: Console, *, is_complete: bool) -> None:
         study = records.read_study([self.run.folder])
