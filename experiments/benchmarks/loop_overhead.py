@@ -1,68 +1,120 @@
 """Overhead of the training loop over the train steps."""
 
 import dataclasses
+import functools
 import time
+from collections import defaultdict
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import tyro
+from jax.sharding import Mesh
 
-from attent_jax import teachers
-from attent_jax.data import ArrayPool, epoch_batches
+from attent_jax import distributed
 from attent_jax.scores import ScoreTable
-from experiments import unicode_names
-from experiments.benchmarks.interleaved import table, time_interleaved
-from experiments.demo import BATCH_SIZE, make_learner
+from experiments.benchmarks.interleaved import table
+from experiments.demo import make_workload
+from experiments.study.compiled import compile_for
+from experiments.study.hooks import Epoch, Hook
+from experiments.study.loop import RunSpec, train
+from experiments.study.methods import STANDARD_METHODS, Step, StepInfo
+from experiments.study.study import make_mesh
 from experiments.study.workdir import environment
+from experiments.study.workload import Workload
 
 
 @dataclasses.dataclass(frozen=True)
 class LoopOverhead:
     """Time an epoch of the demo's model at batch 64.
 
-    The baseline takes as many steps on one batch that stays on the device. The loop
-    orders the epoch and fetches each batch. Its host time between steps, for which the
-    device does not have to wait, is printed separately.
+    The baseline takes as many steps on one batch that stays on the device. The training
+    loop orders its epochs, fetches each batch and reads the results of each step. Its
+    host time is measured with a step that does nothing. A device with its own memory
+    works during that time, and waits only where it is longer than the step.
     """
 
     repeats: int = 7
     """Rounds; medians are printed."""
 
 
+class Stopwatch(Hook):
+    """Seconds from the start of training to the end of its last epoch."""
+
+    def on_start(self, step: int, num_steps: int) -> None:
+        self._start = time.perf_counter()
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        self.seconds = time.perf_counter() - self._start
+
+
+def do_nothing(
+    workload: Workload, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> Step:
+    """A train step that returns the state as it is."""
+
+    def step(state, rng, batch, weights):
+        is_skipped, is_taught = jnp.zeros((), bool), weights > 0
+        info = StepInfo(jnp.zeros(()), is_skipped, jnp.zeros(len(weights)), is_taught)
+        return state, info
+
+    return step
+
+
 def main(config: LoopOverhead) -> None:
     """Print the times, their ratio and the host's share."""
-    learner = make_learner()
-    pool = ArrayPool(unicode_names.load(seed=0)[0]._asdict())
-    selection = teachers.full().init(len(pool)).selection
-    num_steps = len(pool) // BATCH_SIZE
-    ids, weights = np.arange(BATCH_SIZE), np.ones(BATCH_SIZE, np.float32)
-    batch = pool.take(ids)
-    host_seconds = []
-
-    def bare():
-        state, table = learner.init(0, num_steps), ScoreTable.init(len(pool))
-        for _ in range(num_steps):
-            state, table, _ = learner.train_step(state, table, batch, ids, weights)
-        return state
-
-    def loop():
-        state, table = learner.init(0, num_steps), ScoreTable.init(len(pool))
-        host, start = 0.0, time.perf_counter()
-        for fetched in epoch_batches(pool, selection, BATCH_SIZE, 0):
-            host += time.perf_counter() - start
-            state, table, _ = learner.train_step(
-                state, table, fetched.batch, fetched.ids, fetched.weights
-            )
-            start = time.perf_counter()
-        host_seconds.append(host)
-        return state
-
-    seconds = time_interleaved(
-        {"steps alone": bare, "epoch_batches + steps": loop}, repeats=config.repeats
-    )
-    print(environment()["device"], f"| {num_steps} steps, batch {BATCH_SIZE}")
+    workload = make_workload()._replace(evaluate=lambda *_: {})
+    workload = workload._replace(load=functools.cache(workload.load))
+    full = next(method for method in STANDARD_METHODS if method.name == "full")
+    run = RunSpec(workload, full, 0, workload.num_examples, num_evaluations=1)
+    idle = run._replace(method=full._replace(make_step=do_nothing))
+    mesh = make_mesh(workload)
+    contestants = {
+        "steps alone": lambda: steps_alone(run, mesh),
+        "training loop": lambda: training_loop(run, mesh),
+        "training loop, step does nothing": lambda: training_loop(idle, mesh),
+    }
+    rounds = defaultdict(list)
+    for _ in range(1 + config.repeats):
+        for name, contestant in contestants.items():
+            rounds[name].append(contestant())
+    # The first round compiles.
+    seconds = {name: float(np.median(times[1:])) for name, times in rounds.items()}
+    num_steps = sum(run.plan().steps_per_epoch)
+    print(environment()["device"], f"| {num_steps} steps, batch {workload.batch_size}")
     print(table(seconds, "steps alone"))
-    share = np.median(host_seconds) / seconds["steps alone"]
-    print(f"  host time between steps: {share:.2%} of the steps'")
+    alone, loop, host = seconds.values()
+    print(f"  the loop's time over that of its steps: {loop / alone - 1:+.1%}")
+    print(f"  host time between steps: {host / alone:.1%} of the steps'")
+
+
+def steps_alone(run: RunSpec, mesh: Mesh) -> float:
+    """Seconds of the run's steps, all on one batch."""
+    workload, num_steps = run.workload, sum(run.plan().steps_per_epoch)
+    functions = compile_for(workload, run.method.make_step, mesh)
+    rng, ids = jax.random.key(0), np.arange(workload.batch_size, dtype=np.int32)
+    state = functions.init(rng, float(num_steps), workload.learning_rate)
+    table = distributed.put(
+        ScoreTable.init(workload.num_examples), distributed.replicated(mesh)
+    )
+    batch, weights = distributed.put(
+        (workload.load(run.seed).train.take(ids), np.ones(len(ids), np.float32)),
+        distributed.batch_sharding(mesh),
+    )
+    jax.block_until_ready((state, table, batch, weights))
+    start = time.perf_counter()
+    for _ in range(num_steps):
+        state, table, _ = functions.step(state, table, rng, batch, ids, weights)
+    jax.block_until_ready(state)
+    return time.perf_counter() - start
+
+
+def training_loop(run: RunSpec, mesh: Mesh) -> float:
+    """Seconds of the run, without its set-up."""
+    stopwatch = Stopwatch()
+    train(run, mesh=mesh, hooks=[stopwatch])
+    return stopwatch.seconds
 
 
 if __name__ == "__main__":

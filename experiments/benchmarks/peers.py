@@ -12,10 +12,11 @@ from typing import Annotated
 import jax
 import numpy as np
 import tyro
+from jax.sharding import Mesh
 
-from attent_jax import teachers
+from attent_jax import distributed, scores, teachers
 from attent_jax.data import ArrayPool, epoch_batches
-from experiments import unicode_names
+from attent_jax.typing import Params
 from experiments.benchmarks.peer_rules import (
     Orders,
     Rule,
@@ -23,17 +24,28 @@ from experiments.benchmarks.peer_rules import (
     infobatch,
     selective_backprop,
 )
-from experiments.budgets import SCORE_COST, Method, fit_to_budget
-from experiments.comparison import FULL, Row, difference, mean_std, methods_of
-from experiments.demo import BATCH_SIZE, METHODS, make_learner
-from experiments.loop import Learner, Observer, teach
+from experiments.demo import make_workload
+from experiments.study.loop import RunSpec, train
+from experiments.study.methods import STANDARD_METHODS, Method
+from experiments.study.paired_statistics import (
+    Result,
+    difference,
+    mean_cost,
+    mean_std,
+    methods_of,
+)
+from experiments.study.report import PHASES, label_of, markdown_table
+from experiments.study.study import make_mesh
 from experiments.study.workdir import environment
+from experiments.study.workload import Split, Workload
 
 NO_TORCH = """\
 Skipped: torch is not installed, and the peers are written in it. Install it with
   pip install torch"""
 TORCH = "torch "
 AT_INFOBATCHS_COST = ", at infobatch's cost"
+TRAINED = "trained"
+"""The examples trained on, with repetitions, beside a run's measures."""
 TOLERANCE = 1e-4
 """Of log-probabilities, torch's against Flax's."""
 
@@ -71,39 +83,41 @@ def main(config: Peers) -> int:
     if importlib.util.find_spec("torch") is None:
         print(NO_TORCH)
         return 0
-    learner = make_learner()
-    print(environment()["device"], "|", _set_up_torch(learner))
-    rows = []
+    workload = make_workload()
+    objective = workload.objective
+    print(environment()["device"], "|", _set_up_torch(workload))
+    results = []
     for seed in range(config.seeds):
-        for row in _train_all(learner, seed, config.epochs):
+        for result in _train_all(workload, seed, config.epochs):
             print(
-                f"seed {seed}  {row.method:<34} {row.quality:.2f} %  {_wall(row):.1f} s"
+                f"seed {seed}  {result.method:<34} {label_of(objective.measure)} "
+                f"{result.measures[objective.measure]:.2f}  {_wall(result):.1f} s"
             )
-            rows.append(row)
-    print(_table(rows))
+            results.append(result)
+    print(_table(results, objective.measure))
     return 0
 
 
-def _set_up_torch(learner: Learner) -> str:
+def _set_up_torch(workload: Workload) -> str:
     """Check that the learners are the same, and choose torch's threads."""
     from experiments.benchmarks import torch_learner
 
-    names, _ = unicode_names.load(seed=0)
+    names = workload.load(0).train.take(np.arange(256))
     # Every category as the label of every name gives all logits up to a constant.
-    num_names, num_categories = 256, len(unicode_names.categories())
-    pairs = unicode_names.Names(
-        np.repeat(names.tokens[:num_names], num_categories, axis=0),
-        np.tile(np.arange(num_categories, dtype=np.int32), num_names),
-    )
+    num_names, num_categories = len(names["labels"]), len(workload.groups)
+    pairs = {
+        "tokens": np.repeat(names["tokens"], num_categories, axis=0),
+        "labels": np.tile(np.arange(num_categories, dtype=np.int32), num_names),
+    }
     rng = np.random.default_rng(0)
     # Trained parameters, because initial biases of 0 and scales of 1 hide mistakes.
     params = jax.tree.map(
         lambda leaf: leaf + rng.normal(scale=0.1, size=leaf.shape).astype(leaf.dtype),
-        learner.init(0, 1).params,
+        workload.init_params(jax.random.key(0)),
     )
-    peer = torch_learner.TorchLearner(params, pairs)
-    theirs = peer.score(np.arange(len(pairs.labels)))
-    ours = np.asarray(learner.score_fn(params, None, pairs._asdict()))
+    peer = torch_learner.TorchLearner(params, ArrayPool(pairs))
+    theirs = peer.score(np.arange(len(pairs["labels"])))
+    ours = np.asarray(scores.loss(workload.loss_fn)(params, None, pairs))
     deviation = float(np.abs(theirs - ours).max())
     if not deviation <= TOLERANCE:
         raise AssertionError(
@@ -117,136 +131,129 @@ def _set_up_torch(learner: Learner) -> str:
     )
 
 
-def _train_all(learner: Learner, seed: int, num_epochs: int) -> Iterator[Row]:
+def _train_all(workload: Workload, seed: int, num_epochs: int) -> Iterator[Result]:
     """The seed's runs, theirs and ours."""
-    names, held_out_names = unicode_names.load(seed)
-    pool, held_out = ArrayPool(names._asdict()), ArrayPool(held_out_names._asdict())
-    everything = teachers.full().init(len(pool)).selection
-    # As teach orders its own epochs.
+    split, mesh = workload.load(seed), make_mesh(workload)
+    workload = workload._replace(load=lambda _: split)
+    methods = {method.name: method for method in STANDARD_METHODS}
+    orders = _orders(workload, split, seed, num_epochs)
+    for rule in (full, selective_backprop):
+        yield _train_peer(rule, workload, split, orders, seed, mesh)
+    pruned = _train_peer(infobatch, workload, split, orders, seed, mesh)
+    yield pruned
+    for name in ("full", "attent-soft", "recommended"):
+        budget = _cost(methods[name], workload, num_epochs)
+        yield _train_ours(RunSpec(workload, methods[name], seed, budget, 1), mesh)
+    for name in ("full-short", "recommended"):
+        run = RunSpec(workload, methods[name], seed, pruned.cost, 1)
+        result = _train_ours(run, mesh)
+        yield dataclasses.replace(result, method=f"{name}{AT_INFOBATCHS_COST}")
+
+
+def _orders(workload: Workload, split: Split, seed: int, num_epochs: int) -> Orders:
+    """The ids of each epoch, in the order of our loop."""
+    everything = teachers.full().init(len(split.train)).selection
     orders = []
     for epoch in range(num_epochs):
-        batches = epoch_batches(pool, everything, BATCH_SIZE, (seed, epoch))
+        batches = epoch_batches(
+            split.train, everything, workload.batch_size, (seed, epoch)
+        )
         ids = [ids[np.asarray(weights) > 0] for ids, _, weights in batches]
         orders.append(np.concatenate(ids))
-    named = {method.name: method for method in METHODS}
-
-    def taught(name: str, method: Method, budget: float) -> Row:
-        return _train_ours(name, method, learner, pool, held_out, seed, budget)
-
-    for rule in (full, selective_backprop):
-        yield _train_peer(rule, learner, names, held_out, orders, seed)
-    pruned = _train_peer(infobatch, learner, names, held_out, orders, seed)
-    yield pruned
-    for name in (FULL, "attent-soft", "recommended"):
-        yield taught(name, named[name], _cost(named[name], len(pool), num_epochs))
-    for name in ("full-short", "recommended"):
-        yield taught(f"{name}{AT_INFOBATCHS_COST}", named[name], pruned.cost_examples)
+    return orders
 
 
 def _train_peer(
     rule: Rule,
-    learner: Learner,
-    names: unicode_names.Names,
-    held_out: ArrayPool,
+    workload: Workload,
+    split: Split,
     orders: Orders,
     seed: int,
-) -> Row:
+    mesh: Mesh,
+) -> Result:
     """Train in torch from our parameters; evaluate in JAX."""
     from experiments.benchmarks import torch_learner
 
-    peer = torch_learner.TorchLearner(learner.init(seed, 1).params, names)
+    peer = torch_learner.TorchLearner(_init_params(workload, seed), split.train)
     start = time.perf_counter()
     rule(peer, orders, np.random.default_rng(seed))
     seconds = time.perf_counter() - start
-    measures = learner.evaluate(peer.flax_params(), held_out, None)
-    return Row(
+    measures = workload.evaluate(
+        peer.flax_params(), split.held_out, distributed.batch_sharding(mesh)
+    )
+    return Result(
         method=f"{TORCH}{rule.__name__.replace('_', '-')}",
+        role="reference" if rule is full else "method",
         seed=seed,
-        quality=measures.pop("quality"),
-        wall_train_s=seconds,
-        wall_score_s=0.0,
-        wall_select_s=0.0,
-        wall_eval_s=0.0,
-        compile_s=0.0,
-        cost_examples=peer.num_trained + peer.num_scored * SCORE_COST,
+        measures=measures | {TRAINED: peer.num_trained},
+        cost=peer.num_trained + peer.num_scored * workload.score_cost,
         flops=math.nan,
-        details=measures | {"trained": peer.num_trained},
+        seconds={"train": seconds},
+        num_steps=peer.num_steps,
+        num_skipped=0,
+        learning_rate=workload.learning_rate,
     )
 
 
-def _train_ours(
-    name: str,
-    method: Method,
-    learner: Learner,
-    pool: ArrayPool,
-    held_out: ArrayPool,
-    seed: int,
-    budget: float,
-) -> Row:
-    row, _ = teach(
-        method,
-        learner,
-        pool,
-        held_out,
-        seed=seed,
-        budget=budget,
-        eval_every=math.inf,
-        observer=Observer(),
-    )
-    _, steps = fit_to_budget(
-        method, num_examples=len(pool), batch_size=BATCH_SIZE, budget=budget
-    )
-    trained = {"trained": sum(steps) * BATCH_SIZE}
-    return dataclasses.replace(row, method=name, details=row.details | trained)
+def _init_params(workload: Workload, seed: int) -> Params:
+    """Those that our loop starts from."""
+    return jax.jit(workload.init_params)(jax.random.key(seed))
 
 
-def _cost(method: Method, num_examples: int, num_epochs: int) -> float:
-    """What the method costs over just so many epochs, in examples trained."""
+def _train_ours(run: RunSpec, mesh: Mesh) -> Result:
+    result = train(run, mesh=mesh)
+    trained = {TRAINED: result.num_steps * run.workload.batch_size}
+    return dataclasses.replace(result, measures=result.measures | trained)
+
+
+def _cost(method: Method, workload: Workload, num_epochs: int) -> float:
+    """What the method costs over just so many epochs, in trained examples."""
     plan = teachers.plan(
-        method.make_teacher(num_epochs),
-        num_examples=num_examples,
+        method.teacher(num_epochs, groups=None, mesh=None),
+        num_examples=workload.num_examples,
         num_epochs=num_epochs,
-        batch_size=BATCH_SIZE,
+        batch_size=workload.batch_size,
     )
-    scored = plan.num_scored * method.scores_by_pass
-    return plan.num_steps * BATCH_SIZE + scored * SCORE_COST
+    num_scored = plan.num_scored if method.scores == "pass" else 0
+    return plan.num_steps * workload.batch_size + num_scored * workload.score_cost
 
 
-def _wall(row: Row) -> float:
-    return row.wall_train_s + row.wall_score_s + row.wall_select_s
+def _wall(result: Result) -> float:
+    return sum(result.seconds.get(phase, 0.0) for phase in PHASES)
 
 
-def _table(rows: list[Row]) -> str:
-    """A row a method, in Markdown, and how long ours takes beside torch."""
-    walls = {(row.method, row.seed): _wall(row) for row in rows}
-    seeds = sorted({row.seed for row in rows})
+def _table(results: list[Result], measure: str) -> str:
+    """A row for each method, in Markdown, and how long ours takes beside torch."""
+    walls = {(result.method, result.seed): _wall(result) for result in results}
+    seeds = sorted({result.seed for result in results})
+    others = [name for name in results[0].measures if name not in (measure, TRAINED)]
 
     def ratio(method: str, other: str) -> float:
         return float(np.median([walls[method, s] / walls[other, s] for s in seeds]))
 
-    def mean(method: str, measure: str) -> float:
-        return mean_std(rows, method, measure)[0]
+    def mean_of(method: str, name: str) -> str:
+        mean, std = mean_std(results, method, name)
+        return f"{mean:.2f} ± {std:.2f}"
 
-    lines = [
-        f"| {'rule':<34} | accuracy %   | − own full           | macro %    "
-        f"| trained | cost   | wall s | of own full |",
-        f"|{'-' * 36}|{'-' * 14}|{'-' * 22}|{'-' * 12}|{'-' * 9}|{'-' * 8}|{'-' * 8}"
-        f"|{'-' * 13}|",
-    ]
-    for method in methods_of(rows):
-        own_full = f"{TORCH}{FULL}" if method.startswith(TORCH) else FULL
-        accuracy = mean_std(rows, method)
-        macro = mean_std(rows, method, "macro_accuracy")
-        delta = difference(rows, method, own_full) if method != own_full else ""
-        wall = float(np.median([walls[method, seed] for seed in seeds]))
-        lines.append(
-            f"| {method:<34} | {accuracy[0]:.2f} ± {accuracy[1]:4.2f} | {delta!s:<20} "
-            f"| {macro[0]:.1f} ± {macro[1]:3.1f} | {mean(method, 'trained'):>7,.0f} "
-            f"| {mean(method, 'cost_examples'):>6,.0f} | {wall:>6.1f} "
-            f"| {ratio(method, own_full):>11.2f} |"
+    head = ["rule", label_of(measure), "− own full", *map(label_of, others)]
+    table = [[*head, "trained", "cost", "wall s", "of own full"]]
+    for method in methods_of(results):
+        own_full = f"{TORCH}full" if method.startswith(TORCH) else "full"
+        delta = difference(results, method, own_full, measure)
+        table.append(
+            [
+                method,
+                mean_of(method, measure),
+                "" if method == own_full else str(delta),
+                *(mean_of(method, name) for name in others),
+                f"{mean_std(results, method, TRAINED)[0]:,.0f}",
+                f"{mean_cost(results, method):,.0f}",
+                f"{np.median([walls[method, seed] for seed in seeds]):.1f}",
+                f"{ratio(method, own_full):.2f}",
+            ]
         )
-    lines.append(f"ours / torch, full training: {ratio(FULL, f'{TORCH}{FULL}'):.2f}")
-    return "\n".join(lines)
+    ours = ratio("full", f"{TORCH}full")
+    return f"{markdown_table(table)}\nours / torch, full training: {ours:.2f}"
 
 
 if __name__ == "__main__":

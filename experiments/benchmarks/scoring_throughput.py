@@ -6,11 +6,10 @@ import jax
 import numpy as np
 import tyro
 
-from attent_jax.data import ArrayPool
+from attent_jax import scores
 from attent_jax.training import score_pool
-from experiments import unicode_names
 from experiments.benchmarks.interleaved import table, time_interleaved
-from experiments.demo import make_learner
+from experiments.demo import make_workload
 from experiments.study.workdir import environment
 
 
@@ -29,18 +28,17 @@ class ScoringThroughput:
 
 def main(config: ScoringThroughput) -> None:
     """Print the two times and their ratio."""
-    learner = make_learner()
-    params = learner.init(0, 1).params
-    examples = unicode_names.load(seed=0)[0]._asdict()
-    pool = ArrayPool(examples)
+    workload = make_workload()
+    params = workload.init_params(jax.random.key(0))
+    score_fn, pool = scores.loss(workload.loss_fn), workload.load(0).train
     ids = np.arange(len(pool)).reshape(-1, config.batch_size)
     batches = [pool.take(row) for row in ids]
-    forward = jax.jit(learner.score_fn)
+    forward = jax.jit(score_fn)
     seconds = time_interleaved(
         {
             "bare forward": lambda: [forward(params, None, batch) for batch in batches],
             "score_pool": lambda: score_pool(
-                learner.score_fn, params, pool, batch_size=config.batch_size
+                score_fn, params, pool, batch_size=config.batch_size
             ),
         },
         repeats=config.repeats,

@@ -10,9 +10,10 @@ import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 from jaxtyping import Float
 
+from attent_jax.data import Pool
 from attent_jax.typing import Params
-from experiments.demo import BATCH_SIZE, PEAK_LEARNING_RATE, WARMUP_SHARE
-from experiments.unicode_names import Names
+from experiments.demo import BATCH_SIZE, LEARNING_RATE
+from experiments.study.workload import WARMUP_SHARE
 
 functional = torch.nn.functional
 
@@ -23,16 +24,19 @@ class TorchLearner:
     The parameters keep the structure of Flax's tree.
     """
 
-    def __init__(self, params: Params, names: Names):
+    def __init__(self, params: Params, pool: Pool):
         self.params = jax.tree.map(
             lambda leaf: torch.tensor(np.array(leaf), requires_grad=True), params
         )
-        self.tokens, self.labels = (torch.from_numpy(array).long() for array in names)
+        names = pool.take(np.arange(len(pool)))
+        self.tokens, self.labels = (
+            torch.from_numpy(names[name]).long() for name in ("tokens", "labels")
+        )
         # The weight decay is optax's default; fused is torch's fastest.
         self.optimizer = torch.optim.AdamW(
             jax.tree.leaves(self.params), weight_decay=1e-4, fused=True
         )
-        self.num_trained = self.num_scored = 0
+        self.num_steps = self.num_trained = self.num_scored = 0
 
     def flax_params(self) -> Params:
         """A copy of the parameters."""
@@ -42,6 +46,7 @@ class TorchLearner:
         self, ids: np.ndarray, done: float, weights: np.ndarray | None = None
     ) -> Float[np.ndarray, "batch"]:
         """Train on a batch when `done` of the training is; returns its losses."""
+        self.num_steps += 1
         self.num_trained += len(ids)
         losses = self._losses(ids)
         weighted = losses if weights is None else losses * torch.from_numpy(weights)
@@ -127,4 +132,4 @@ def _learning_rate(done: float) -> float:
     """The demo's schedule: a warm-up, then a cosine to 0."""
     warm = min(done / WARMUP_SHARE, 1)
     cooled = max(done - WARMUP_SHARE, 0) / (1 - WARMUP_SHARE)
-    return PEAK_LEARNING_RATE * warm * (1 + math.cos(math.pi * cooled)) / 2
+    return LEARNING_RATE * warm * (1 + math.cos(math.pi * cooled)) / 2

@@ -28,7 +28,7 @@ all controls ({controls}), in at least {min_seeds} paired runs. It has **no adva
 if it is not shown {better} all controls. It is **undecided** where there are too few
 runs. {intervals} A verdict on another measure would be an observation only.
 """
-_PHASES = ("train", "score", "select")
+PHASES = ("train", "score", "select")
 """The parts of a method's wall time, without evaluation and compilation."""
 
 
@@ -38,7 +38,7 @@ def write_report(study: Study, folder: Path, *, is_complete: bool) -> str:
     plots.quality_against_cost(
         _curves(study),
         folder / figures[0],
-        ylabel=f"{_label(study.objective.measure)} ({study.objective.unit})",
+        ylabel=f"{label_of(study.objective.measure)} ({study.objective.unit})",
         title=study.title,
     )
     if choices := _choices(study):
@@ -110,7 +110,7 @@ def summarize(study: Study) -> list[dict[str, Any]]:
                 "flops": float(np.mean([result.flops for result in own])),
                 "seconds": {
                     phase: float(np.mean([r.seconds.get(phase, 0.0) for r in own]))
-                    for phase in (*_PHASES, "evaluate", "save", "start", "compile")
+                    for phase in (*PHASES, "evaluate", "save", "start", "compile")
                 },
                 "cost_to_target": _cost_to_target(study, method, target),
                 "differences": {
@@ -177,7 +177,7 @@ def to_markdown(study: Study, *, figures: Sequence[str], is_complete: bool) -> s
     differences = []
     for measure in measures:
         differences += [
-            f"### {_label(measure)}{_DECLARED * (measure == objective.measure)}",
+            f"### {label_of(measure)}{_DECLARED * (measure == objective.measure)}",
             _differences(results, measure),
         ]
     better = "above" if objective.higher_is_better else "below"
@@ -190,7 +190,7 @@ def to_markdown(study: Study, *, figures: Sequence[str], is_complete: bool) -> s
         *differences,
         "## How to read the verdicts",
         _VERDICTS.format(
-            measure=_label(objective.measure),
+            measure=label_of(objective.measure),
             reason=f" ({objective.reason})" if objective.reason else "",
             side="above −" if objective.higher_is_better else "below +",
             margin=objective.margin,
@@ -211,10 +211,10 @@ _DECLARED = " (the declared objective)"
 def _main_table(
     study: Study, summary: Sequence[dict[str, Any]], measures: Sequence[str]
 ) -> str:
-    walls = {e["method"]: sum(e["seconds"][p] for p in _PHASES) for e in summary}
+    walls = {e["method"]: sum(e["seconds"][p] for p in PHASES) for e in summary}
     references = [e for e in summary if e["verdict"] == "reference"]
     target = _target(study)
-    head = ["method", "verdict", *map(_label, measures), "cost (examples)", "GFLOP"]
+    head = ["method", "verdict", *map(label_of, measures), "cost (examples)", "GFLOP"]
     head += ["wall s (of full)", "= train + score + select", "evaluate s", "compile s"]
     head += [] if target is None else [f"cost to reach {target:.4g}"]
     table = [head]
@@ -234,7 +234,7 @@ def _main_table(
             f"{entry['cost']:,.0f}",
             f"{entry['flops'] / 1e9:,.0f}",
             f"{wall:.1f}{of_full}",
-            " + ".join(f"{seconds[phase]:.2f}" for phase in _PHASES),
+            " + ".join(f"{seconds[phase]:.2f}" for phase in PHASES),
             f"{seconds['evaluate']:.1f}",
             f"{seconds['compile']:.1f}",
         ]
@@ -280,7 +280,8 @@ def _intervals(num_seeds: Sequence[int]) -> str:
     return f"Intervals are Student's t over {'–'.join(map(str, num_seeds))} seeds."
 
 
-def _label(measure: str) -> str:
+def label_of(measure: str) -> str:
+    """The measure's name in a table."""
     return measure.replace("_", " ")
 
 

@@ -118,11 +118,14 @@ class Workload(NamedTuple):
         )
 
 
+WARMUP_SHARE = 0.05
+
+
 def warmup_cosine(
     num_steps: Float[Array, ""] | float,
     learning_rate: Float[Array, ""] | float,
     *,
-    warmup_share: float = 0.05,
+    warmup_share: float = WARMUP_SHARE,
 ) -> optax.Schedule:
     """Linear warm-up to the peak, then cosine decay to 0 at `num_steps`.
 

@@ -5,16 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 
-from attent_jax import models
+from attent_jax import distributed, models
 from attent_jax.scores import ScoreTable
-from experiments import unicode_names
 from experiments.benchmarks import peer_rules
 from experiments.benchmarks.peers import Peers
-from experiments.demo import BATCH_SIZE, make_learner
+from experiments.demo import BATCH_SIZE, make_workload, unicode_names
+from experiments.study.compiled import compile_for
+from experiments.study.methods import full_batch_step
 
 ROOT = Path(__file__).parents[2]
 
@@ -110,15 +111,18 @@ def test_infobatch_prunes_after_the_first_epoch_and_not_in_the_last():
 def test_the_learner_in_torch_trains_as_the_demos(compile_fast):
     torch_learner = pytest.importorskip("experiments.benchmarks.torch_learner")
     torch_learner.torch.set_num_threads(1)
-    learner, num_steps = make_learner(), 30
-    names, _ = unicode_names.load(seed=0)
-    state, table = learner.init(0, num_steps), ScoreTable.init(len(names.labels))
-    peer = torch_learner.TorchLearner(state.params, names)
+    workload, num_steps, rng = make_workload(), 30, jax.random.key(0)
+    mesh = distributed.make_mesh(devices=jax.devices()[:1])
+    functions = compile_for(workload, full_batch_step, mesh)
+    pool = workload.load(0).train
+    state = functions.init(rng, float(num_steps), workload.learning_rate)
+    table = ScoreTable.init(len(pool))
+    peer = torch_learner.TorchLearner(state.params, pool)
     ids = np.arange(num_steps * BATCH_SIZE).reshape(num_steps, BATCH_SIZE)
     weights = np.tile(np.array([0.5, 1.5], np.float32), BATCH_SIZE // 2)
     for step in range(num_steps):
-        batch = {name: array[ids[step]] for name, array in names._asdict().items()}
-        state, table, _ = learner.train_step(state, table, batch, ids[step], weights)
+        batch = pool.take(ids[step])
+        state, table, _ = functions.step(state, table, rng, batch, ids[step], weights)
         peer.step(ids[step], step / num_steps, weights)
     model = models.TextClassifier(
         vocabulary_size=unicode_names.VOCABULARY_SIZE,
@@ -130,7 +134,7 @@ def test_the_learner_in_torch_trains_as_the_demos(compile_fast):
     )
 
     def logits(params):
-        return np.asarray(model.apply(params, jnp.asarray(names.tokens[:500])))
+        return np.asarray(model.apply(params, pool.take(np.arange(500))["tokens"]))
 
     theirs = torch_learner.logits(peer.params, peer.tokens[:500]).detach().numpy()
     # Trained, so that no bias is 0 and no scale 1.
