@@ -65,8 +65,9 @@ class RunOptions:
     distributed: Flag = False
     """Run in several processes, one per host, all with the same command line. TPU pods
     and SLURM are detected; elsewhere set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID. Needs an --out that all hosts share. `python -m experiments.launch`
-    starts several processes on this machine."""
+    JAX_PROCESS_ID. Needs an --out that all hosts share. If a process is stopped or
+    lost, jax ends the others within 100 seconds. `python -m experiments.launch` starts
+    several processes on this machine."""
 
     def __post_init__(self):
         if not self.checkpoint_every >= 0:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from experiments.study.workload import Objective
 
@@ -75,7 +75,8 @@ def difference(
     mean = float(np.mean(deltas))
     if len(deltas) < 2:
         return Difference(mean, np.nan, np.nan, len(deltas))
-    half = float(stats.t.ppf(0.975, len(deltas) - 1) * stats.sem(deltas))
+    error = np.std(deltas, ddof=1) / np.sqrt(len(deltas))
+    half = float(special.stdtrit(len(deltas) - 1, 0.975) * error)
     return Difference(mean, mean - half, mean + half, len(deltas))
 
 

@@ -22,7 +22,6 @@ from experiments.study.options import RunOptions, StudyOptions, parse_seeds
 from experiments.study.paired_statistics import Result
 from experiments.study.preemption import Interruption, Preempted, TooManySkipped
 from experiments.study.processes import agree, wait_for_all
-from experiments.study.report import write_report
 from experiments.study.workdir import Run, environment, write_atomically
 from experiments.study.workload import Split, Workload
 
@@ -209,6 +208,9 @@ class _Study:
             self.run.write(f"groups-{seed}.npy", content.getvalue())
 
     def _report(self, console: Console, *, is_complete: bool) -> None:
+        # Matplotlib takes half a second, for which a wrong option need not wait.
+        from experiments.study.report import write_report
+
         study = records.read_study([self.run.folder])
         if not study.jobs:
             console.print("No run was completed: there is nothing to report.")
