@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from sklearn import datasets
@@ -12,7 +13,7 @@ from attent_jax.data import ArrayPool
 from experiments.study import workload
 from experiments.study.command import study_command
 from experiments.study.study import Experiment, Preset
-from experiments.study.workload import Objective, Split, Workload
+from experiments.study.workload import Objective, Split, Workload, warmup_cosine
 
 NUM_TRAIN = 1_200
 MODEL = models.VisionTransformer(
@@ -56,10 +57,11 @@ WORKLOAD = Workload(
         "images": jax.ShapeDtypeStruct((8, 8, 1), np.float32),
         "labels": jax.ShapeDtypeStruct((), np.int32),
     },
-    init_params=lambda rng: MODEL.init(rng, np.zeros((1, 8, 8, 1), np.float32)),
+    init_params=lambda rng: MODEL.init(rng, jnp.zeros((1, 8, 8, 1))),
     loss_fn=_loss,
-    make_optimizer=lambda *args: optax.adamw(workload.warmup_cosine(*args)),
-    learning_rate=6e-3,  # best of 3e-3, 6e-3, 1.2e-2 for full, seeds 100-109
+    make_optimizer=lambda num_steps, peak: optax.adamw(warmup_cosine(num_steps, peak)),
+    # full, seeds 100-109: 94.0 ± 0.9 at 3e-3, 95.2 ± 0.7 at 6e-3, 95.3 ± 1.0 at 1.2e-2
+    learning_rate=6e-3,
     evaluate=_evaluate,
     objective=Objective("accuracy", "%", margin=0.5),
     batch_size=32,
