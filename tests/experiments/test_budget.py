@@ -1,65 +1,81 @@
 """Budgets: every method costs exactly what it was given."""
 
+import functools
+
 import numpy as np
 import pytest
 
-from attent_jax import schedules, selectors, teachers
-from experiments.loop import SCORE_COST, Method, fit_to_budget
+from attent_jax import teachers
+from experiments.study.budget import fit_to_budget
+from experiments.study.methods import STANDARD_METHODS
 
 NUM_EXAMPLES, BATCH_SIZE = 1000, 50
+METHODS = {method.name: method for method in STANDARD_METHODS}
+PLANS = ("full", "random", "balanced", "attent-hard", "recommended", "in-batch")
+"""A method of each plan and kind of cost."""
 
 
-def paper_teacher(num_epochs):
-    return teachers.attent(
-        selectors.top_k(),
-        ratio=schedules.linear(0.2, 0.8, num_epochs),
-        interval=schedules.linear(1, 5, num_epochs),
-    )
-
-
-METHODS = [
-    Method("full", lambda num_epochs: teachers.full()),
-    Method("paper", paper_teacher, scores_by_pass=True),
-    Method("random", paper_teacher),
-    Method("recommended", teachers.recommended),
-]
-
-
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-@pytest.mark.parametrize("budget", [3000, 4000, 7350])
-def test_the_budget_is_spent_to_the_batch(method, budget):
-    teacher, steps = fit_to_budget(
-        method, num_examples=NUM_EXAMPLES, batch_size=BATCH_SIZE, budget=budget
-    )
-    plan = teachers.plan(
-        teacher,
+def fit(name, *, budget, score_cost=1 / 3):
+    return fit_to_budget(
+        METHODS[name],
         num_examples=NUM_EXAMPLES,
-        num_epochs=len(steps),
         batch_size=BATCH_SIZE,
+        budget=budget,
+        score_cost=score_cost,
     )
+
+
+@functools.cache
+def own_plan(name, num_epochs):
+    """The teacher's plan before it is cut."""
+    teacher = METHODS[name].teacher(
+        num_epochs, groups=np.arange(NUM_EXAMPLES) % 3, mesh=None
+    )
+    return teachers.plan(
+        teacher, num_examples=NUM_EXAMPLES, num_epochs=num_epochs, batch_size=BATCH_SIZE
+    )
+
+
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize(("budget", "score_cost"), [(4000, 1 / 3), (3050, 1 / 2)])
+def test_the_budget_is_spent_to_the_step(name, budget, score_cost):
+    budgeted = fit(name, budget=budget, score_cost=score_cost)
+    steps, plan = budgeted.steps_per_epoch, own_plan(name, budgeted.num_epochs)
     # All epochs are shortened alike: cutting the end would drop the final phase.
     share = sum(steps) / plan.num_steps
+    assert share <= 1
     np.testing.assert_allclose(steps, share * plan.steps_per_epoch, atol=1)
     assert np.all(np.array(steps) > 0)
-    scored = plan.num_scored * SCORE_COST * method.scores_by_pass
-    spent = sum(steps) * BATCH_SIZE + scored
-    assert budget <= spent + 1e-6 < budget + BATCH_SIZE + 2e-6
+    step_cost = BATCH_SIZE * (score_cost + 0.5 if name == "in-batch" else 1)
+    assert budgeted.step_cost == pytest.approx(step_cost)
+    assert budgeted.score_cost == score_cost
+    scores_by_pass = name in ("attent-soft", "attent-hard")
+    spent = sum(steps) * step_cost + plan.num_scored * score_cost * scores_by_pass
+    assert budget <= spent + 1e-6 < budget + step_cost + 2e-6
 
 
 def test_scoring_costs_the_paper_steps_that_random_gets_back():
-    by_name = {method.name: method for method in METHODS}
+    score_cost = 1 / 3
     steps = {
-        name: sum(
-            fit_to_budget(
-                by_name[name],
-                num_examples=NUM_EXAMPLES,
-                batch_size=BATCH_SIZE,
-                budget=4000,
-            )[1]
-        )
-        for name in ("paper", "random")
+        name: sum(fit(name, budget=4000).steps_per_epoch)
+        for name in ("attent-hard", "random")
     }
     assert steps["random"] == 4000 / BATCH_SIZE
-    assert steps["paper"] < steps["random"]
-    scorings = (steps["random"] - steps["paper"]) * BATCH_SIZE
-    assert np.isclose(scorings % (NUM_EXAMPLES * SCORE_COST), 0, atol=BATCH_SIZE)
+    assert steps["attent-hard"] < steps["random"]
+    scorings = (steps["random"] - steps["attent-hard"]) * BATCH_SIZE
+    # Whole passes, to within the step that rounds the budget up.
+    passes = scorings / (NUM_EXAMPLES * score_cost)
+    assert abs(passes - round(passes)) * NUM_EXAMPLES * score_cost <= BATCH_SIZE
+
+
+def test_a_step_within_the_batch_costs_its_scores_and_its_share():
+    full, in_batch = fit("full", budget=4000), fit("in-batch", budget=4000)
+    assert full.step_cost == BATCH_SIZE
+    assert in_batch.step_cost == pytest.approx(BATCH_SIZE * 5 / 6)
+    assert sum(in_batch.steps_per_epoch) == sum(full.steps_per_epoch) * 6 / 5
+
+
+@pytest.mark.parametrize("name", ["full", "recommended"])
+def test_a_budget_of_less_than_a_step_an_epoch_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name}: a budget of 60 examples is less"):
+        fit(name, budget=60)
