@@ -27,6 +27,7 @@ from experiments.benchmarks.peer_rules import (
 from experiments.demo import make_workload
 from experiments.study.loop import RunSpec, train
 from experiments.study.methods import STANDARD_METHODS, Method
+from experiments.study.page import markdown_table
 from experiments.study.paired_statistics import (
     Result,
     difference,
@@ -34,7 +35,7 @@ from experiments.study.paired_statistics import (
     mean_std,
     methods_of,
 )
-from experiments.study.report import PHASES, label_of, markdown_table
+from experiments.study.report import PHASES, label_of
 from experiments.study.study import make_mesh
 from experiments.study.workdir import environment
 from experiments.study.workload import Split, Workload

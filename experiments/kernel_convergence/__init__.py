@@ -1,26 +1,20 @@
 """The theory's claims about the attention NTK, measured, in eight figures."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Literal, get_args
 
 import jax
-import tyro
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, TaskID
 
 from experiments.kernel_convergence.findings import Scale
-from experiments.kernel_convergence.report import Outcome, to_json, to_markdown
+from experiments.study.claims import figure_folder, read_figure, store_figure
 from experiments.study.command import Command
+from experiments.study.jobs import run_jobs
+from experiments.study.options import FolderOptions
+from experiments.study.records import RESULT_NAME
 from experiments.study.workdir import Run, environment
 
 FigureName = Literal[
@@ -86,25 +80,19 @@ class KernelConvergence:
     (importance)? What is its limit (finite_width)? Each claim is printed with the
     measurement and "holds", "fails" or "inconclusive".
 
-    Writes report.md, report.json and an image per figure as soon as each is done.
-    Ctrl-C keeps them. Takes under 4 minutes on two cores.
+    Writes report.md, report.json, an image per figure, and a folder for each figure.
+    Ctrl-C reports the figures completed so far, --resume makes those that are left.
+    Takes under 4 minutes on two cores.
     """
 
     figures: tuple[FigureName, ...] = get_args(FigureName)
-    """Figures to make, in this order."""
+    """Figures to make, in this order. The report has them in the order above."""
     preset: Literal["laptop", "h200", "paper-scale"] = "laptop"
     """Size of the study. "laptop" makes the documentation's figures. "h200" has longer
     sequences, wider and deeper networks and more seeds, for one large GPU.
     "paper-scale" has sequences of 49 tokens and up to twelve layers, for many hours on
     one. Only "laptop" has been timed."""
-    out: Annotated[
-        Path | None,
-        tyro.conf.arg(
-            metavar="FOLDER",
-            help_behavior_hint="(default: runs/kernel-convergence-<time>)",
-        ),
-    ] = None
-    """Folder to write to; must not exist yet."""
+    run: FolderOptions = dataclasses.field(default_factory=FolderOptions)
 
     def __post_init__(self):
         if not self.figures:
@@ -122,71 +110,43 @@ def main(config: KernelConvergence, scale: Scale | None = None) -> int:
     from experiments.kernel_convergence.figures import make
 
     scale = scale or PRESETS[config.preset]
-    run = Run("kernel-convergence", config.out)
-    console = Console(highlight=False)
-    console.print(f"Writing to {run.folder}")
-    outcomes: list[Outcome] = []
-    is_complete = False
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+    run = Run(
+        "kernel-convergence",
+        config.run.out,
+        config={
+            "title": TITLE,
+            "description": (
+                f"Small transformers in float64 learn {scale.num_pool} sequences of "
+                f"{scale.num_tokens} tokens; kernels are recorded on {scale.num_probe} "
+                f"others. {scale.num_steps} steps at most, {scale.num_seeds} seeds "
+                f"({scale.layer_seeds} of single layers)."
+            ),
+            "preset": config.preset,
+            "scale": scale._asdict(),
+            "figures": get_args(FigureName),
+        },
+        resume=config.run.resume,
     )
-    with (
-        jax.enable_x64(True),
-        Progress(*columns, console=console, transient=True) as progress,
-    ):
-        _report(run, config, scale, outcomes, is_complete)
-        try:
-            for name in progress.track(config.figures, description="figures"):
-                outcome = make(name, scale, run.folder, progress)
-                outcomes.append(outcome)
-                _report(run, config, scale, outcomes, is_complete)
-                progress.console.print(f"{name} ({outcome.seconds:.0f} s)")
-                for finding in outcome.findings:
-                    for word, text in (
-                        (finding.verdict, finding.claim),
-                        ("", finding.measured),
-                    ):
-                        progress.console.print(f"  {word:<12} {text}", soft_wrap=True)
-            is_complete = True
-        except KeyboardInterrupt:
-            progress.console.print("Interrupted: reporting the completed figures.")
-        _report(run, config, scale, outcomes, is_complete)
-    console.print(f"Report and figures are in {run.folder}")
-    return 0 if is_complete else 130
 
+    def complete(name: str, progress: Progress, task: TaskID) -> None:
+        """Make a figure, unless it is completed."""
+        folder = figure_folder(run.folder, name)
+        is_done = (folder / RESULT_NAME).exists()
+        progress.update(task, description=name)
+        if not is_done:
+            figure, picture = make(name, scale, progress)
+            about = environment() | {"neural-tangents": version("neural-tangents")}
+            store_figure(folder, figure, picture, about)
+        figure = read_figure(folder).figure
+        progress.advance(task)
+        progress.console.print(
+            f"{name:<14} {', '.join(finding.verdict for finding in figure.findings)}"
+            f"  {figure.seconds:.0f} s{'  (done before)' * is_done}"
+        )
 
-def _report(
-    run: Run,
-    config: KernelConvergence,
-    scale: Scale,
-    outcomes: list[Outcome],
-    is_complete: bool,
-) -> None:
-    about = environment() | {"neural-tangents": version("neural-tangents")}
-    text = "" if is_complete else "**Incomplete: the figures done so far.** "
-    text += (
-        f"Small transformers in float64 learn {scale.num_pool} sequences of "
-        f"{scale.num_tokens} tokens; kernels are recorded on {scale.num_probe} others. "
-        f"{scale.num_steps} steps at most, {scale.num_seeds} seeds "
-        f"({scale.layer_seeds} of single layers). Made with "
-        f"{', '.join(f'{name} {value}' for name, value in about.items())}."
-    )
-    run.write(
-        "report.json",
-        to_json(
-            outcomes,
-            title=TITLE,
-            is_complete=is_complete,
-            config=dataclasses.asdict(config) | {"out": str(run.folder)},
-            scale=scale,
-            environment=about,
-        ),
-    )
-    run.write("report.md", to_markdown(outcomes, title=TITLE, text=text))
+    jobs = [functools.partial(complete, name) for name in config.figures]
+    with jax.enable_x64(True):
+        return run_jobs(run, jobs, total=len(jobs))
 
 
 COMMAND = Command(KernelConvergence, main)

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.progress import Progress
 
-from experiments.kernel_convergence.findings import Finding, Scale, slope
+from experiments.kernel_convergence.findings import Scale, slope
 from experiments.kernel_convergence.learner import (
     descend,
     log_spaced,
@@ -21,6 +21,8 @@ from experiments.kernel_convergence.learner import (
     make_problem,
     stable_learning_rate,
 )
+from experiments.study.claims import Finding
+from experiments.study.plots import new_figure
 from theory.convergence import relative_distance
 from theory.empirical_ntk import ntk_vector_product
 from theory.functional_gradient import predict_mse
@@ -141,7 +143,7 @@ def path_slope(data: Canonical) -> float:
 
 def draw(data: Canonical) -> Figure:
     """Path-kernel error over η; late-phase error and drift over t0."""
-    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    figure = new_figure(12, 4.5)
     panels = figure.subplots(1, 2)
     fitted = path_slope(data)
     panels[0].loglog(

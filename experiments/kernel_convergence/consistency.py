@@ -11,13 +11,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.progress import Progress
 
-from experiments.kernel_convergence.findings import Finding, Scale, slope
+from experiments.kernel_convergence.findings import Scale, slope
 from experiments.kernel_convergence.learner import (
     descend,
     make_learner,
     make_problem,
     stable_learning_rate,
 )
+from experiments.study.claims import Finding
+from experiments.study.plots import new_figure
 from theory.functional_gradient import consistency_residual
 
 NUM_HALVINGS = 8
@@ -70,7 +72,7 @@ def slopes(data: Consistency) -> np.ndarray:
 
 def draw(data: Consistency) -> Figure:
     """Residual against learning rate, log axes."""
-    figure = Figure(figsize=(6.5, 4.5), layout="constrained")
+    figure = new_figure(6.5, 4.5)
     axes = figure.subplots()
     for step, row, fitted in zip(data.steps, data.residuals, slopes(data), strict=True):
         label = f"at step {step}: slope {fitted:.3f}"

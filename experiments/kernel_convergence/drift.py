@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from attent_jax import selectors, teachers
 from attent_jax.typing import Teacher
-from experiments.kernel_convergence.findings import Finding, Scale
+from experiments.kernel_convergence.findings import Scale
 from experiments.kernel_convergence.learner import (
     descend,
     log_spaced,
@@ -22,6 +22,8 @@ from experiments.kernel_convergence.learner import (
     make_problem,
     stable_learning_rate,
 )
+from experiments.study.claims import Finding
+from experiments.study.plots import colour_of, new_figure
 from theory.convergence import KernelTracker
 
 RATIO, INTERVAL = 0.25, 10
@@ -100,7 +102,7 @@ def _follow(problem, network, teacher: str, num_steps: int) -> Drift:
 
 def draw(data: list[Drift]) -> Figure:
     """Draw distances over steps by network and by teacher, and the velocity."""
-    figure = Figure(figsize=(12, 9), layout="constrained")
+    figure = new_figure(12, 9)
     panels = figure.subplots(2, 2).ravel()
     full = [run for run in data if run.teacher == "full"]
     first = [run for run in data if run.network == data[0].network]
@@ -110,7 +112,8 @@ def draw(data: list[Drift]) -> Figure:
         (panels[1], first, "teacher"),
     ):
         for number, run in enumerate(runs):
-            colour, label = f"C{number}", getattr(run, key)
+            label = getattr(run, key)
+            colour = colour_of(label, number)
             axes.loglog(run.steps[inner], run.to_last[inner], color=colour, label=label)
             axes.loglog(
                 run.steps[inner], run.residual[inner], "--", color=colour, alpha=0.6

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 from rich.progress import Progress
 
@@ -16,10 +15,11 @@ from experiments.kernel_convergence import (
     lazy_rich,
     loss_decrease,
 )
-from experiments.kernel_convergence.findings import Scale, Study
-from experiments.kernel_convergence.report import Outcome
+from experiments.kernel_convergence.findings import FigureModule, Scale
+from experiments.study.claims import MeasuredFigure
+from experiments.study.plots import to_png
 
-STUDIES: Mapping[str, Study] = {
+FIGURES: Mapping[str, FigureModule] = {
     "drift": drift,
     "consistency": consistency,
     "loss_decrease": loss_decrease,
@@ -31,14 +31,17 @@ STUDIES: Mapping[str, Study] = {
 }
 
 
-def make(name: str, scale: Scale, folder: Path, progress: Progress) -> Outcome:
-    """Measure, draw into the folder, and judge."""
+def make(name: str, scale: Scale, progress: Progress) -> tuple[MeasuredFigure, bytes]:
+    """Measure, judge and draw; returns the picture too."""
     start = time.perf_counter()
-    study = STUDIES[name]
+    module = FIGURES[name]
     tasks_before = set(progress.task_ids)
-    data = study.measure(scale, progress)
+    data = module.measure(scale, progress)
     for task in set(progress.task_ids) - tasks_before:
         progress.remove_task(task)
-    study.draw(data).savefig(folder / f"{name}.png", dpi=80)
+    picture = to_png(module.draw(data))
     seconds = time.perf_counter() - start
-    return Outcome(name, study.__doc__ or "", data, study.judge(data), seconds)
+    figure = MeasuredFigure(
+        name, module.__doc__ or "", module.judge(data), seconds, data
+    )
+    return figure, picture

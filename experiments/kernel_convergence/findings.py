@@ -1,20 +1,12 @@
 """What a figure consists of: a measurement, an image, and verdicts on claims."""
 
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from matplotlib.figure import Figure
 from rich.progress import Progress
 
-Verdict = Literal["holds", "fails", "inconclusive"]
-
-
-class Finding(NamedTuple):
-    """A claim and its measurement."""
-
-    claim: str
-    measured: str
-    verdict: Verdict
+from experiments.study.claims import Finding
 
 
 class Scale(NamedTuple):
@@ -39,7 +31,7 @@ class Scale(NamedTuple):
     """Seeds of single attention layers, which train quickly."""
 
 
-class Study(Protocol):
+class FigureModule(Protocol):
     """A module of this package: one figure, its measurement and its verdicts."""
 
     __doc__: str | None

@@ -9,7 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.progress import Progress
 
-from experiments.kernel_convergence.findings import Finding, Scale
+from experiments.kernel_convergence.findings import Scale
+from experiments.study.claims import Finding
+from experiments.study.plots import new_figure
 from theory.infinite_width import WidthConvergence, finite_width_convergence
 
 
@@ -26,7 +28,7 @@ def measure(scale: Scale, progress: Progress) -> WidthConvergence:
 
 def draw(data: WidthConvergence) -> Figure:
     """Distance from the limit over width, log axes."""
-    figure = Figure(figsize=(6.5, 4.5), layout="constrained")
+    figure = new_figure(6.5, 4.5)
     axes = figure.subplots()
     for row in data.errors:
         axes.loglog(data.widths, row, ".", color="C0", alpha=0.4)

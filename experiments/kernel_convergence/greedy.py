@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from attent_jax import selectors, teachers
 from attent_jax.typing import SelectFn
-from experiments.kernel_convergence.findings import Finding, Scale
+from experiments.kernel_convergence.findings import Scale
 from experiments.kernel_convergence.learner import (
     Problem,
     descend,
@@ -25,6 +25,8 @@ from experiments.kernel_convergence.learner import (
     make_problems,
     stable_learning_rate,
 )
+from experiments.study.claims import Finding
+from experiments.study.plots import colour_of, new_figure
 from theory.empirical_ntk import ntk_vector_product
 from theory.functional_gradient import functional_gradient_descent, teach_function
 from theory.layout import kernel_product
@@ -197,12 +199,12 @@ def cost_per_step(method: str, num_pool: int) -> float:
 
 def draw(data: Teaching) -> Figure:
     """Draw losses at an equal rate, and steps to 1 % of the loss over rates."""
-    figure = Figure(figsize=(12, 8), layout="constrained")
+    figure = new_figure(12, 8)
     panels = figure.subplots(2, 2)
     for row, space in zip(panels, ("function", "parameter"), strict=True):
         losses = getattr(data, space)
         for number, method in enumerate(METHODS):
-            colour = f"C{number}"
+            colour = colour_of(method, number)
             curve = np.median(losses[number, :, EQUAL_RATE], axis=0)
             row[0].semilogy(curve, color=colour, label=method)
             steps = np.median(steps_to(losses[number], TARGET), axis=0)

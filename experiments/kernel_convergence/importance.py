@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.progress import Progress
 
-from experiments.kernel_convergence.findings import Finding, Scale
+from experiments.kernel_convergence.findings import Scale
 from experiments.kernel_convergence.learner import (
     descend,
     log_spaced,
@@ -20,6 +20,8 @@ from experiments.kernel_convergence.learner import (
     make_problem,
     stable_learning_rate,
 )
+from experiments.study.claims import Finding
+from experiments.study.plots import new_figure
 from theory.attention_ntk import AttentionParams, attention_ntk
 from theory.empirical_ntk import empirical_ntk
 
@@ -113,7 +115,7 @@ def _over_entropy(scale: Scale) -> tuple[np.ndarray, np.ndarray]:
 
 def draw(data: Importance) -> Figure:
     """Draw shares over training, traces over entropy, and three Gram matrices."""
-    figure = Figure(figsize=(12, 8.5), layout="constrained")
+    figure = new_figure(12, 8.5)
     rows = figure.subfigures(2, 1, squeeze=False)[:, 0]
     training, entropy = rows[0].subplots(1, 2)
     names = ["queries W_Q", "keys W_K", "values W_V", "outputs W_O"]

@@ -17,9 +17,7 @@ from rich.progress import Progress
 from scipy import stats
 
 from experiments.kernel_convergence.findings import (
-    Finding,
     Scale,
-    Verdict,
     slope,
 )
 from experiments.kernel_convergence.learner import (
@@ -31,6 +29,8 @@ from experiments.kernel_convergence.learner import (
     make_problems,
     stable_learning_rate,
 )
+from experiments.study.claims import Finding, Verdict
+from experiments.study.plots import new_figure
 from theory.convergence import relative_distance
 
 SCALES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
@@ -115,7 +115,7 @@ def slopes(x, drifts: np.ndarray) -> np.ndarray:
 
 def draw(data: LazyRich) -> Figure:
     """Draw two panels of drift on log axes: a line of means, a dot per seed."""
-    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    figure = new_figure(12, 4.5)
     panels = figure.subplots(1, 2)
 
     def plot(axes, x, drifts, label, colour):

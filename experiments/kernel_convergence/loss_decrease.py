@@ -13,12 +13,14 @@ from jaxtyping import Array
 from matplotlib.figure import Figure
 from rich.progress import Progress
 
-from experiments.kernel_convergence.findings import Finding, Scale
+from experiments.kernel_convergence.findings import Scale
 from experiments.kernel_convergence.learner import (
     descend,
     make_learner,
     make_problem,
 )
+from experiments.study.claims import Finding
+from experiments.study.plots import new_figure
 
 NUM_STEPS = 2500
 
@@ -85,7 +87,7 @@ def measure(scale: Scale, progress: Progress) -> LossDecrease:
 
 def draw(data: LossDecrease) -> Figure:
     """Draw decreases over steps, and the bound in units of the exact rate."""
-    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    figure = new_figure(12, 4.5)
     panels = figure.subplots(1, 2)
     steps = np.arange(len(data.measured))
     is_false = data.exact < data.bound

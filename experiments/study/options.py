@@ -43,8 +43,8 @@ class StudyOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunOptions:
-    """Where it is written, and how it runs."""
+class FolderOptions:
+    """Where it is written."""
 
     out: Annotated[
         Path | None,
@@ -54,9 +54,22 @@ class RunOptions:
     ] = None
     """Folder to write to; must not exist yet."""
     resume: Flag = False
-    """Continue the run in --out from its last checkpoint, or start it if there is
-    none. Use the same command line for every start of a job that may be pre-empted.
-    More seeds and methods may be added."""
+    """Continue the run in --out where it was saved, or start it if there is none. Use
+    the same command line for every start of a job that may be pre-empted. More seeds,
+    methods and figures may be added."""
+
+    def __post_init__(self):
+        self._need_out("resume")
+
+    def _need_out(self, name: str) -> None:
+        if getattr(self, name) and self.out is None:
+            raise ValueError(f"{name} needs a folder: pass one with --out.")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions(FolderOptions):
+    """Where it is written, and how it runs."""
+
     checkpoint_every: Annotated[float, tyro.conf.arg(metavar="SECONDS")] = 60.0
     """Time between checkpoints, the most that a crash loses. SIGTERM saves at once."""
     max_skipped_steps: Annotated[int, tyro.conf.arg(metavar="N")] = 10
@@ -70,6 +83,8 @@ class RunOptions:
     several processes on this machine."""
 
     def __post_init__(self):
+        super().__post_init__()
+        self._need_out("distributed")
         if not self.checkpoint_every >= 0:
             raise ValueError(
                 f"checkpoint_every must be at least 0, got {self.checkpoint_every}."
@@ -78,9 +93,6 @@ class RunOptions:
             raise ValueError(
                 f"max_skipped_steps must be at least 0, got {self.max_skipped_steps}."
             )
-        for name in ("resume", "distributed"):
-            if getattr(self, name) and self.out is None:
-                raise ValueError(f"{name} needs a folder: pass one with --out.")
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

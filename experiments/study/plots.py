@@ -1,16 +1,17 @@
 """Figures of a study."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from matplotlib.figure import Figure
 
+from experiments.study.workdir import write_atomically
+
+DPI = 100
 _COLOURS = {
     "full": "black",
     "full-short": "tab:gray",
@@ -22,6 +23,23 @@ _COLOURS = {
     "recommended": "tab:red",
     "in-batch": "tab:brown",
 }
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure in inches that needs no screen and lays itself out."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def to_png(figure: Figure) -> bytes:
+    """The picture's file."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=DPI)
+    return content.getvalue()
+
+
+def colour_of(method: str, number: int) -> str:
+    """A method's colour in all figures; others have one by their number."""
+    return _COLOURS.get(method, f"C{number}")
 
 
 class Curve(NamedTuple):
@@ -43,20 +61,20 @@ def quality_against_cost(
       ylabel: the quality, with its unit.
       title: the figure's title.
     """
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for method, runs in curves.items():
+    figure = new_figure(8, 5)
+    axes = figure.subplots()
+    for number, (method, runs) in enumerate(curves.items()):
         costs = np.mean([run.costs for run in runs], axis=0) / 1000
         qualities = np.array([run.qualities for run in runs])
         mean, spread = qualities.mean(axis=0), qualities.std(axis=0, ddof=len(runs) > 1)
-        colour = _COLOURS.get(method)
+        colour = colour_of(method, number)
         axes.plot(costs, mean, "o-", color=colour, label=method, markersize=4)
         axes.fill_between(costs, mean - spread, mean + spread, color=colour, alpha=0.15)
     axes.set(xlabel="cost in thousand trained examples, scoring included")
     axes.set(ylabel=ylabel, title=title)
     axes.grid(alpha=0.3)
     axes.legend(title="mean ± 1 std over seeds")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    write_atomically(path, to_png(figure))
 
 
 class Choice(NamedTuple):
@@ -90,14 +108,8 @@ def chosen_examples(
     """
     counts = np.bincount(labels, minlength=len(names))
     groups = [c for c in np.argsort(-counts, kind="stable") if counts[c]]
-    figure, panels = plt.subplots(
-        1,
-        len(choices),
-        figsize=(2 + 2.6 * len(choices), 8),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
+    figure = new_figure(2 + 2.6 * len(choices), 8)
+    panels = figure.subplots(1, len(choices), sharey=True, squeeze=False)
     for axes, (method, choice) in zip(panels[0], choices.items(), strict=True):
         times = choice.taught.sum(axis=0)
         drawn = []
@@ -125,5 +137,4 @@ def chosen_examples(
     panels[0, 0].set_ylabel("examples, by group (number in the pool)")
     panels[0, 0].invert_yaxis()
     figure.suptitle("Which examples were taught in which epoch (black: taught)")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    write_atomically(path, to_png(figure))

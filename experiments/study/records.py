@@ -1,11 +1,12 @@
-"""The stored results of a study: one folder per run, read back and merged."""
+"""Stored results: one folder per job, read back and merged."""
 
 import dataclasses
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Int
@@ -14,6 +15,8 @@ from experiments.study.hooks import read_taught
 from experiments.study.paired_statistics import Result
 from experiments.study.workdir import CONFIG_NAME, RecordError, as_json_line
 from experiments.study.workload import Objective
+
+_Made = TypeVar("_Made")
 
 RESULT_NAME, METRICS_NAME, TAUGHT_NAME = "result.json", "metrics.jsonl", "taught.ids"
 
@@ -57,7 +60,11 @@ class Study(NamedTuple):
 
 def store_result(result: Result, environment: Mapping[str, str]) -> bytes:
     """The content of a result's file."""
-    content = {"result": dataclasses.asdict(result), "environment": environment}
+    return sealed({"result": dataclasses.asdict(result), "environment": environment})
+
+
+def sealed(content: Mapping[str, Any]) -> bytes:
+    """The content of a job's `RESULT_NAME`, with its checksum."""
     return as_json_line({**content, "sha256": _digest(content)}).encode()
 
 
@@ -67,7 +74,21 @@ def job_folder(folder: Path, method: str, seed: int) -> Path:
 
 
 def read_job(folder: Path) -> Job:
-    """A completed run.
+    """A completed run; raises as `read_sealed`."""
+    return read_sealed(
+        folder,
+        lambda content: Job(
+            Result(**content["result"]), content["environment"], folder
+        ),
+    )
+
+
+def read_sealed(folder: Path, make: Callable[[dict[str, Any]], _Made]) -> _Made:
+    """What a completed job stored.
+
+    Args:
+      folder: the job's.
+      make: builds what is returned from the content.
 
     Raises:
       RecordError: if the file is damaged or was altered.
@@ -78,7 +99,7 @@ def read_job(folder: Path) -> Job:
         digest = content.pop("sha256")
         if digest != _digest(content):
             raise ValueError("its checksum does not match")
-        return Job(Result(**content["result"]), content["environment"], folder)
+        return make(content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(
             f"{path} is damaged or was altered ({error}): remove the folder {folder} "
@@ -90,8 +111,33 @@ def read_study(folders: Sequence[Path]) -> Study:
     """The completed runs of one study, from one folder or several.
 
     Raises:
-      RecordError: if a folder is not a study's, has another configuration than the
-        first, or has a run that another has, too.
+      RecordError: if the folders are not parts of one study, or have a run in common.
+    """
+    config = read_config(folders)
+    jobs = [read_job(folder) for folder in completed_jobs(folders)]
+    order = {name: i for i, name in enumerate(config["methods"])}
+    labels = {
+        int(path.stem.removeprefix("groups-")): np.load(path)
+        for folder in folders
+        for path in sorted(folder.glob("groups-*.npy"))
+    }
+    return Study(
+        title=config["title"],
+        description=config["description"],
+        objective=Objective(**config["objective"]),
+        groups=config["groups"],
+        config=config,
+        jobs=sorted(jobs, key=lambda job: (job.result.seed, order[job.result.method])),
+        labels=labels,
+    )
+
+
+def read_config(folders: Sequence[Path]) -> dict[str, Any]:
+    """The configuration that folders share.
+
+    Raises:
+      RecordError: if a folder is not an experiment's, or has another configuration
+        than the first.
     """
     configs = [_read_config(folder) for folder in folders]
     for folder, config in zip(folders, configs, strict=True):
@@ -101,42 +147,32 @@ def read_study(folders: Sequence[Path]) -> Study:
                     f"{folder} was run with {name}={config.get(name)!r}, {folders[0]} "
                     f"with {configs[0].get(name)!r}: report them one by one."
                 )
-    paths = sorted(
-        path for folder in folders for path in folder.glob(f"jobs/*/{RESULT_NAME}")
-    )
-    jobs: dict[tuple[str, int], Job] = {}
-    for job in [read_job(path.parent) for path in paths]:
-        key = job.result.method, job.result.seed
-        if key in jobs:
+    return configs[0]
+
+
+def completed_jobs(folders: Sequence[Path]) -> list[Path]:
+    """The folders of the completed jobs.
+
+    Raises:
+      RecordError: if two folders have the same job.
+    """
+    found: dict[str, Path] = {}
+    results = (folder.glob(f"jobs/*/{RESULT_NAME}") for folder in folders)
+    for job in sorted(path.parent for path in itertools.chain(*results)):
+        if job.name in found:
             raise RecordError(
-                f"{jobs[key].folder} and {job.folder} are the same run: name folders "
-                f"with different seeds or methods."
+                f"{found[job.name]} and {job} are the same run: name folders that have "
+                f"no run in common."
             )
-        jobs[key] = job
-    order = {name: i for i, name in enumerate(configs[0]["methods"])}
-    labels = {
-        int(path.stem.removeprefix("groups-")): np.load(path)
-        for folder in folders
-        for path in sorted(folder.glob("groups-*.npy"))
-    }
-    return Study(
-        title=configs[0]["title"],
-        description=configs[0]["description"],
-        objective=Objective(**configs[0]["objective"]),
-        groups=configs[0]["groups"],
-        config=configs[0],
-        jobs=sorted(
-            jobs.values(), key=lambda job: (job.result.seed, order[job.result.method])
-        ),
-        labels=labels,
-    )
+        found[job.name] = job
+    return list(found.values())
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG_NAME).read_text())
-        if not {"title", "objective", "methods"} <= config.keys():
-            raise ValueError("of another kind of experiment")
+        if not {"title", "description"} <= config.keys():
+            raise ValueError("its configuration has no title")
         return config
     except (OSError, ValueError, AttributeError) as error:
         raise RecordError(

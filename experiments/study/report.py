@@ -1,4 +1,4 @@
-"""Report of a study, in Markdown, JSON and pictures."""
+"""Reports of stored results, in Markdown, JSON and pictures."""
 
 import math
 from collections import defaultdict
@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from experiments.study import plots
+from experiments.study.claims import write_claims_report
+from experiments.study.page import json_page, markdown_page, markdown_table
 from experiments.study.paired_statistics import (
     MIN_SEEDS,
     Result,
@@ -17,8 +19,14 @@ from experiments.study.paired_statistics import (
     methods_of,
     verdict,
 )
-from experiments.study.records import Job, Study
-from experiments.study.workdir import to_json_text, write_atomically
+from experiments.study.records import (
+    Job,
+    Study,
+    completed_jobs,
+    read_config,
+    read_study,
+)
+from experiments.study.workdir import write_atomically
 
 _VERDICTS = """\
 Verdicts are about {measure}, which was declared before any run{reason}. A method is
@@ -32,25 +40,48 @@ PHASES = ("train", "score", "select")
 """The parts of a method's wall time, without evaluation and compilation."""
 
 
-def write_report(study: Study, folder: Path, *, is_complete: bool) -> str:
-    """Write report.md, report.json and the figures; returns the Markdown report."""
-    figures = ["quality.png"]
+def write_report(
+    folders: Sequence[Path], out: Path, *, is_complete: bool
+) -> str | None:
+    """Write report.md, report.json and the pictures of stored results.
+
+    Args:
+      folders: the parts of one experiment.
+      out: the folder to write to.
+      is_complete: whether nothing is left to run.
+
+    Returns:
+      The Markdown report; None if there is no result yet.
+    """
+    config = read_config(folders)
+    if not completed_jobs(folders):
+        return None
+    if "figures" in config:
+        return write_claims_report(folders, out, is_complete=is_complete)
+    study = read_study(folders)
+    pictures = _draw(study, out)
+    markdown = to_markdown(study, figures=pictures, is_complete=is_complete)
+    write_atomically(out / "report.md", markdown)
+    write_atomically(out / "report.json", to_json(study, is_complete=is_complete))
+    return markdown
+
+
+def _draw(study: Study, folder: Path) -> list[str]:
+    """Draw the pictures; returns their names."""
+    pictures = ["quality.png"]
     plots.quality_against_cost(
         _curves(study),
-        folder / figures[0],
+        folder / pictures[0],
         ylabel=f"{label_of(study.objective.measure)} ({study.objective.unit})",
         title=study.title,
     )
     if choices := _choices(study):
-        figures.append("chosen.png")
+        pictures.append("chosen.png")
         seed = min(study.labels)
         plots.chosen_examples(
-            choices, study.labels[seed], study.groups, folder / figures[1]
+            choices, study.labels[seed], study.groups, folder / pictures[1]
         )
-    markdown = to_markdown(study, figures=figures, is_complete=is_complete)
-    write_atomically(folder / "report.md", markdown)
-    write_atomically(folder / "report.json", to_json(study, is_complete=is_complete))
-    return markdown
+    return pictures
 
 
 def _curves(study: Study) -> dict[str, list[plots.Curve]]:
@@ -153,19 +184,15 @@ def _cost_to_target(study: Study, method: str, target: float | None) -> list[flo
 
 
 def to_json(study: Study, *, is_complete: bool) -> str:
-    """The report in JSON; NaN (no interval from one seed) becomes null."""
-    return to_json_text(
-        {
-            "title": study.title,
-            "is_complete": is_complete,
-            "objective": study.objective,
-            "config": study.config,
-            "summary": summarize(study),
-            "rows": [
-                {**vars(job.result), "environment": job.environment}
-                for job in study.jobs
-            ],
-        }
+    """The report in JSON."""
+    return json_page(
+        study.config,
+        is_complete=is_complete,
+        objective=study.objective,
+        summary=summarize(study),
+        rows=[
+            {**vars(job.result), "environment": job.environment} for job in study.jobs
+        ],
     )
 
 
@@ -173,7 +200,6 @@ def to_markdown(study: Study, *, figures: Sequence[str], is_complete: bool) -> s
     """The report in Markdown: the table, the differences, the figures."""
     summary, objective, results = summarize(study), study.objective, study.results
     measures = sorted(results[0].measures, key=lambda name: name != objective.measure)
-    note = "" if is_complete else "**Incomplete: the runs completed so far.** "
     differences = []
     for measure in measures:
         differences += [
@@ -183,8 +209,6 @@ def to_markdown(study: Study, *, figures: Sequence[str], is_complete: bool) -> s
     better = "above" if objective.higher_is_better else "below"
     controls = [e["method"] for e in summary if e["verdict"] == "control"]
     sections = [
-        f"# {study.title}",
-        f"{note}{study.description} {_made_with(study.jobs)}",
         _main_table(study, summary, measures),
         "## Paired differences, row − column, with 95 % intervals",
         *differences,
@@ -202,7 +226,13 @@ def to_markdown(study: Study, *, figures: Sequence[str], is_complete: bool) -> s
         ),
         *(f"![{name}]({name})" for name in figures),
     ]
-    return "\n\n".join(sections) + "\n"
+    return markdown_page(
+        study.title,
+        study.description,
+        [job.environment for job in study.jobs],
+        sections,
+        is_complete=is_complete,
+    )
 
 
 _DECLARED = " (the declared objective)"
@@ -264,16 +294,6 @@ def _differences(results: Sequence[Result], measure: str) -> str:
     return markdown_table(table)
 
 
-def _made_with(jobs: Sequence[Job]) -> str:
-    """What the runs were made with, once for all that are alike."""
-    about: dict[str, dict[str, None]] = defaultdict(dict)
-    for job in jobs:
-        for name, value in job.environment.items():
-            about[name][value] = None
-    made = ", ".join(f"{name} {' | '.join(values)}" for name, values in about.items())
-    return f"Made with {made}."
-
-
 def _intervals(num_seeds: Sequence[int]) -> str:
     if max(num_seeds) < 2:
         return "One seed gives no interval, so every method is undecided."
@@ -287,14 +307,3 @@ def label_of(measure: str) -> str:
 
 def _pm(mean: float, std: float) -> str:
     return f"{mean:.2f}" if math.isnan(std) else f"{mean:.2f} ± {std:.2f}"
-
-
-def markdown_table(cells: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown; the first row is its head."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "| " + " | ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) + " |"
-        for row in cells
-    ]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])

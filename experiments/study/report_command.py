@@ -8,17 +8,18 @@ import tyro
 from rich.console import Console
 
 from experiments.study.command import Command
-from experiments.study.records import read_study
+from experiments.study.records import completed_jobs, read_config
 from experiments.study.report import write_report
 from experiments.study.workdir import RecordError
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Report the completed runs of a study, from one folder or several.
+    """Report the completed runs of an experiment, from one folder or several.
 
     Several folders are the parts of one study: the same experiment and preset, with
-    other seeds or methods, from other machines or times. Nothing is trained.
+    other seeds, methods or figures, from other machines or times. Nothing is trained.
+    The pictures of kernel-convergence are copied as they were drawn.
     """
 
     folders: Annotated[
@@ -42,8 +43,8 @@ class Report:
 
 def main(options: Report) -> int:
     """Write the report; returns the exit status."""
-    study = read_study(options.folders)
-    if not study.jobs:
+    read_config(options.folders)
+    if not completed_jobs(options.folders):
         raise RecordError(
             f"{options.folders[0]} has no completed run yet: wait for one."
         )
@@ -56,7 +57,7 @@ def main(options: Report) -> int:
                 f"out={folder} exists already: name a new folder, so that no results "
                 f"are overwritten."
             ) from None
-    report = write_report(study, folder, is_complete=True)
+    report = write_report(options.folders, folder, is_complete=True)
     console = Console(highlight=False)
     console.print(report, soft_wrap=True, markup=False)
     console.print(f"Report and figures are in {folder}")

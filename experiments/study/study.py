@@ -10,17 +10,17 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TaskID
 
 from attent_jax import distributed
 from experiments.study import records
 from experiments.study.hooks import Checkpoints, Metrics, ProgressBar, Taught
+from experiments.study.jobs import run_jobs
 from experiments.study.loop import RunSpec, train
 from experiments.study.methods import STANDARD_METHODS, Method
 from experiments.study.options import RunOptions, StudyOptions, parse_seeds
 from experiments.study.paired_statistics import Result
-from experiments.study.preemption import Interruption, Preempted, TooManySkipped
+from experiments.study.preemption import Interruption
 from experiments.study.processes import agree, wait_for_all
 from experiments.study.workdir import Run, environment, write_atomically
 from experiments.study.workload import Split, Workload
@@ -139,34 +139,9 @@ class _Study:
 
     def execute(self, runs: Sequence[RunSpec]) -> int:
         """All runs that are not completed; returns the exit status."""
-        console = Console(highlight=False, quiet=not self.run.is_writer)
-        verb = "Continuing" if self.run.is_resumed else "Writing"
-        console.print(f"{verb} in {self.run.folder}")
-        columns = [TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()]
-        status = 130
-        with (
-            self.interruption.watched(),
-            Progress(*columns, console=console, transient=True) as progress,
-        ):
-            total = sum(run.budget for run in runs)
-            task = progress.add_task("compiling", total=total)
-            try:
-                for run in runs:
-                    self._run_job(run, progress, task)
-                status = 0
-            except KeyboardInterrupt:
-                progress.console.print("Interrupted: reporting the completed runs.")
-            except Preempted:
-                progress.console.print(
-                    f"SIGTERM: saved. Continue with --resume --out {self.run.folder}"
-                )
-                return 0
-            except TooManySkipped as error:
-                progress.console.print(f"error: {error}", soft_wrap=True)
-                status = 1
-        if self.run.is_writer:
-            self._report(console, is_complete=status == 0)
-        return status
+        jobs = [functools.partial(self._run_job, run) for run in runs]
+        with self.interruption.watched():
+            return run_jobs(self.run, jobs, total=sum(run.budget for run in runs))
 
     def _run_job(self, run: RunSpec, progress: Progress, task: TaskID) -> None:
         """One run, unless it is completed."""
@@ -206,18 +181,6 @@ class _Study:
             content = io.BytesIO()
             np.save(content, split.groups)
             self.run.write(f"groups-{seed}.npy", content.getvalue())
-
-    def _report(self, console: Console, *, is_complete: bool) -> None:
-        # Matplotlib takes half a second, for which a wrong option need not wait.
-        from experiments.study.report import write_report
-
-        study = records.read_study([self.run.folder])
-        if not study.jobs:
-            console.print("No run was completed: there is nothing to report.")
-            return
-        report = write_report(study, self.run.folder, is_complete=is_complete)
-        console.print(report, soft_wrap=True, markup=False)
-        console.print(f"Reports and figures are in {self.run.folder}")
 
 
 def _print_result(

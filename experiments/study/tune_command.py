@@ -10,9 +10,9 @@ from rich.console import Console
 
 from experiments.study.command import Command
 from experiments.study.options import RunOptions, StudyOptions, parse_seeds
+from experiments.study.page import markdown_table
 from experiments.study.paired_statistics import mean_std, methods_of
 from experiments.study.records import Study, read_study
-from experiments.study.report import markdown_table
 from experiments.study.study import Experiment, choose_methods, run_study
 
 

@@ -23,8 +23,10 @@ from experiments.kernel_convergence import (
     loss_decrease,
     main,
 )
-from experiments.kernel_convergence.figures import STUDIES
+from experiments.kernel_convergence.figures import FIGURES
 from experiments.kernel_convergence.findings import Scale
+from experiments.study.options import FolderOptions
+from experiments.study.workdir import RecordError
 from theory.infinite_width import WidthConvergence
 
 TINY = Scale(
@@ -51,10 +53,10 @@ def short(monkeypatch, compile_fast):
     monkeypatch.setattr(importance, "EARLY", 3)
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", FIGURES)
 @pytest.mark.usefixtures("short")
 def test_every_figure_is_measured_drawn_and_judged(name):
-    study = STUDIES[name]
+    study = FIGURES[name]
     with jax.enable_x64(True), Progress(disable=True) as progress:
         data = study.measure(TINY, progress)
     assert isinstance(study.draw(data), Figure)
@@ -207,18 +209,19 @@ def test_a_run_writes_what_is_done_and_keeps_it_when_interrupted(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(consistency, "measure", interrupt)
-    config = KernelConvergence(("loss_decrease", "consistency"), out=tmp_path / "run")
+    folder = FolderOptions(out=tmp_path / "run")
+    config = KernelConvergence(("loss_decrease", "consistency"), run=folder)
     assert main(config, scale=TINY) == 130
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert not report["is_complete"]
     assert [figure["name"] for figure in report["figures"]] == ["loss_decrease"]
-    assert report["environment"]["neural-tangents"]
+    assert report["figures"][0]["environment"]["neural-tangents"]
     markdown = (tmp_path / "run" / "report.md").read_text()
     assert "Incomplete" in markdown
     assert "![" in markdown
     assert (tmp_path / "run" / "loss_decrease.png").stat().st_size > 10_000
     assert "Proposition 4" in capsys.readouterr().out
-    with pytest.raises(FileExistsError, match="out="):
+    with pytest.raises(RecordError, match="out="):
         main(config, scale=TINY)
 
 
@@ -236,8 +239,7 @@ def test_the_presets_grow():
 def test_other_experiments_run_without_neural_tangents():
     program = (
         "import sys; sys.modules['neural_tangents'] = None\n"
-        "sys.argv = ['experiments', sys.argv[1]]\n"
-        "from experiments.__main__ import main; sys.exit(main())"
+        "from experiments.__main__ import main; sys.exit(main(sys.argv[1:]))"
     )
 
     def run(name):
