@@ -22,6 +22,10 @@ _COMMANDS = {
         "experiments.study.tune_command",
         "find every method's peak learning rate, on seeds that are not reported",
     ),
+    "plan": (
+        "experiments.study.plan_command",
+        "compile an experiment for a pod or other devices, and say what it needs",
+    ),
     "report": (
         "experiments.study.report_command",
         "draw the report again from the results in one folder or several",

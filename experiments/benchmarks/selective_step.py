@@ -59,31 +59,27 @@ class SelectiveStep:
     """Append the rows to this file, as JSON lines that name the machine."""
 
 
-def build(kind: str, size: Size, remat: bool):
-    """Loss function, parameters and batch."""
+def make_learner(kind: str, size: Size, remat: bool):
+    """`init(rng)`, loss function, and an abstract example."""
     common: dict[str, Any] = {
         "width": size.width,
         "num_layers": size.num_layers,
         "num_heads": size.num_heads,
         "remat": remat,
     }
-    draw = np.random.default_rng(0)
     if kind == "vit":
         side = PATCH_SIZE * int(size.length**0.5)
         model = models.VisionTransformer(
             num_classes=NUM_CLASSES, patch_size=PATCH_SIZE, **common
         )
-        images = draw.normal(size=(size.batch_size, side, side, 3))
-        labels = jnp.asarray(draw.integers(NUM_CLASSES, size=size.batch_size))
-        batch = (jnp.asarray(images, size.dtype), labels)
-        inputs = batch[0]
+        inputs = jax.ShapeDtypeStruct((side, side, 3), size.dtype)
+        example = (inputs, jax.ShapeDtypeStruct((), jnp.int32))
     else:
-        vocabulary_size = (
-            VOCABULARY_SIZE if size.width >= 512 else SMALL_VOCABULARY_SIZE
-        )
-        model = models.DecoderLM(vocabulary_size=vocabulary_size, **common)
-        shape = (size.batch_size, size.length)
-        inputs = batch = jnp.asarray(draw.integers(vocabulary_size, size=shape))
+        model = models.DecoderLM(vocabulary_size=vocabulary_size_of(size), **common)
+        inputs = example = jax.ShapeDtypeStruct((size.length,), jnp.int32)
+
+    def init(rng):
+        return model.init(rng, jnp.zeros((1, *inputs.shape), inputs.dtype))
 
     def loss_fn(params, rng, batch):
         if kind == "vit":
@@ -98,7 +94,28 @@ def build(kind: str, size: Size, remat: bool):
         )
         return jnp.mean(losses, axis=-1)
 
-    params = jax.jit(model.init)(jax.random.key(0), inputs[:1])
+    return init, loss_fn, example
+
+
+def vocabulary_size_of(size: Size) -> int:
+    """Of a decoder."""
+    return VOCABULARY_SIZE if size.width >= 512 else SMALL_VOCABULARY_SIZE
+
+
+def build(kind: str, size: Size, remat: bool):
+    """Loss function, parameters and batch."""
+    init, loss_fn, example = make_learner(kind, size, remat)
+    draw = np.random.default_rng(0)
+    num_values = NUM_CLASSES if kind == "vit" else vocabulary_size_of(size)
+
+    def of_batch(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        shape = (size.batch_size, *leaf.shape)
+        if jnp.issubdtype(leaf.dtype, jnp.integer):
+            return jnp.asarray(draw.integers(num_values, size=shape), leaf.dtype)
+        return jnp.asarray(draw.normal(size=shape), leaf.dtype)
+
+    params = jax.jit(init)(jax.random.key(0))
+    batch = jax.tree.map(of_batch, example)
     return loss_fn, jax.tree.map(lambda leaf: leaf.astype(size.dtype), params), batch
 
 

@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
+from experiments.study.described_devices import this_machine
 from experiments.study.options import RunOptions, StudyOptions
+from experiments.study.plan_report import run_plan
 from experiments.study.study import Experiment, choose_methods, run_study
 
 
@@ -45,6 +47,11 @@ def study_command(experiment: Experiment, about: str) -> Command:
     )
 
     def main(options: Any) -> int:
+        if options.run.plan:
+            chosen = experiment._replace(
+                methods=choose_methods(experiment, options.study.methods)
+            )
+            return run_plan(chosen, options.preset, this_machine())
         return run_study(experiment, options.preset, options.study, options.run)
 
     return Command(options, main)

@@ -81,6 +81,9 @@ class RunOptions(FolderOptions):
     JAX_PROCESS_ID. Needs an --out that all hosts share. If a process is stopped or
     lost, jax ends the others within 100 seconds. `python -m experiments.launch` starts
     several processes on this machine."""
+    plan: Flag = False
+    """Compile everything for this machine's devices, say what it needs, and train
+    nothing. `python -m experiments plan` does so for devices that are not here."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -2,10 +2,11 @@
 
 import dataclasses
 import functools
+import importlib
 import io
 import shutil
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -118,9 +119,24 @@ def choose_methods(experiment: Experiment, names: Sequence[str]) -> list[Method]
     return [m for m in experiment.methods if not names or m.name in names]
 
 
-def make_mesh(workload: Workload) -> Mesh:
-    """All devices; in one process as many as divide the batch."""
-    devices = jax.devices()
+def find_experiment(name: str) -> Experiment:
+    """The experiment of a name on the command line."""
+    modules = {"pod-size": "experiments.benchmarks.pod_size"}
+    module = modules.get(name, f"experiments.{name.replace('-', '_')}")
+    try:
+        return importlib.import_module(module).EXPERIMENT
+    except (AttributeError, ModuleNotFoundError) as error:
+        if not (error.name or "").startswith(("experiments", "EXPERIMENT")):
+            raise  # a package that the experiment needs
+        raise ValueError(
+            f"experiment must be one that trains, such as demo, got {name!r}: "
+            f"`python -m experiments --help` lists them."
+        ) from None
+
+
+def make_mesh(workload: Workload, devices: Sequence[Any] | None = None) -> Mesh:
+    """All devices, or the ones given; in one process as many as divide the batch."""
+    devices = jax.devices() if devices is None else devices
     if jax.process_count() == 1:
         counts = range(1, len(devices) + 1)
         devices = devices[: max(n for n in counts if workload.batch_size % n == 0)]

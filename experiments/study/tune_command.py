@@ -1,7 +1,6 @@
 """`python -m experiments tune`: every method's peak learning rate, on other seeds."""
 
 import dataclasses
-import importlib
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,7 @@ from experiments.study.options import RunOptions, StudyOptions, parse_seeds
 from experiments.study.page import markdown_table
 from experiments.study.paired_statistics import mean_std, methods_of
 from experiments.study.records import Study, read_study
-from experiments.study.study import Experiment, choose_methods, run_study
+from experiments.study.study import choose_methods, find_experiment, run_study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +41,7 @@ class Tune:
 
 def main(options: Tune) -> int:
     """Run the studies that are left, and print the table; returns the exit status."""
-    module = importlib.import_module(f"experiments.{options.experiment}")
-    experiment: Experiment = module.EXPERIMENT
+    experiment = find_experiment(options.experiment)
     name, preset = next(iter(experiment.presets.items()))
     studies: dict[float, Study] = {}
     num_methods = len(choose_methods(experiment, options.study.methods))
