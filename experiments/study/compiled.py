@@ -106,7 +106,9 @@ def _compile_for(workload: Workload, make_step: MakeStep, mesh: Mesh) -> Compile
     )
     def step(state, table, rng, batch, ids, weights):
         state, info = train_step(state, rng, batch, weights)
-        table = table.update(ids, info.losses, weights * info.is_taught)
+        table = table.update(
+            ids, info.losses, weights * info.is_taught.astype(weights.dtype)
+        )
         is_bad = ~jnp.isfinite(info.losses) & info.is_taught
         return state, table, Outcome(info.loss, info.is_skipped, is_bad, info.is_taught)
 

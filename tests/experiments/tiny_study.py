@@ -66,7 +66,7 @@ def logits(params, rng, batch):
             jnp.arange(len(hidden))
         )
         kept = jax.vmap(lambda rng: jax.random.bernoulli(rng, 0.9, (16,)))(rngs)
-        hidden = hidden * kept
+        hidden = hidden * kept.astype(hidden.dtype)
     return hidden @ params["v"]
 
 
