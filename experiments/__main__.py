@@ -10,6 +10,7 @@ import tyro
 from attent_jax import distributed
 from attent_jax.checkpointing import CheckpointError
 from experiments.study.command import Command
+from experiments.study.options import OptionError
 
 _COMMANDS = {
     "demo": ("experiments.demo", "Unicode names, a small text transformer (3 minutes)"),
@@ -75,8 +76,10 @@ def main(arguments: list[str]) -> int:
         return _refuse(error)
     try:
         return command.main(options)
-    except (OSError, CheckpointError) as error:
+    except (OSError, CheckpointError, OptionError) as error:
         return _refuse(error)
+    except KeyboardInterrupt:
+        return 130
     except ModuleNotFoundError as error:
         if error.name != "neural_tangents":
             raise

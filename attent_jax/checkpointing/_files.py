@@ -6,6 +6,7 @@ import json
 import logging
 import reprlib
 import shutil
+import sys
 import tempfile
 import textwrap
 import threading
@@ -168,10 +169,32 @@ def _digest(record: Any) -> str:
 @contextlib.contextmanager
 def _unreadable_is_damage(item: str) -> Iterator[None]:
     try:
-        yield
+        with _without_late_callbacks():
+            yield
     except Exception as error:
         cause = textwrap.shorten(f"{type(error).__name__}: {error}", _MAX_CHARACTERS)
         raise DamageError(f"{item} cannot be read ({cause})") from error
+
+
+@contextlib.contextmanager
+def _without_late_callbacks() -> Iterator[None]:
+    # If one read fails, orbax closes its event loop while others are on their way. Each
+    # prints a traceback when it ends, also later: after a failure the filters stay.
+    before, logger = sys.unraisablehook, logging.getLogger("asyncio")
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return "exception was never retrieved" not in text or "orbax" not in text
+
+    sys.unraisablehook = hook
+    logger.addFilter(is_shown)
+    yield
+    sys.unraisablehook = before
+    logger.removeFilter(is_shown)
 
 
 @contextlib.contextmanager

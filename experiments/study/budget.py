@@ -8,6 +8,7 @@ import numpy as np
 from attent_jax import teachers
 from attent_jax.teachers import TeachingPlan
 from experiments.study.methods import Method
+from experiments.study.options import OptionError
 
 
 class Budgeted(NamedTuple):
@@ -62,7 +63,7 @@ def fit_to_budget(
         num_epochs, (plan, _) = num_epochs - 1, fewer
     num_steps = np.ceil((budget - scoring_of(plan)) / step_cost)
     if num_steps < len(plan.steps_per_epoch):
-        raise ValueError(
+        raise OptionError(
             f"{method.name}: a budget of {budget:,.0f} examples is less than a step an "
             f"epoch: train for more epochs, or leave the method out of --methods."
         )

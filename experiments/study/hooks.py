@@ -234,8 +234,9 @@ class Checkpoints(Hook):
             return checkpointer.restore()
         except CheckpointError as error:
             raise CheckpointError(
-                f"{error} To continue from the one before it, if there is one, remove "
-                f"the newest folder in {folder}."
+                f"{error} With --resume, this run continues from the checkpoint before "
+                f"it once you remove the newest folder in {folder}, and starts again "
+                f"once you remove {self._folder.parent}."
             ) from error
 
     def wants_state(self, num_skipped: int) -> bool:

@@ -23,9 +23,10 @@ def run_jobs(run: Run, jobs: Sequence[Job], *, total: float) -> int:
       total: the jobs' cost, in the unit of the progress.
     """
     console = Console(highlight=False, quiet=not run.is_writer)
-    console.print(f"{'Continuing' if run.is_resumed else 'Writing'} in {run.folder}")
+    verb = "Continuing" if run.is_resumed else "Writing"
+    console.print(f"{verb} in {run.folder}", soft_wrap=True)
     columns = [TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()]
-    status = 130
+    way_on, status = f"Continue with --resume --out {run.folder}", 130
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("compiling", total=total)
         try:
@@ -33,11 +34,9 @@ def run_jobs(run: Run, jobs: Sequence[Job], *, total: float) -> int:
                 job(progress, task)
             status = 0
         except KeyboardInterrupt:
-            progress.console.print("Interrupted: reporting what is completed.")
+            progress.console.print(f"Interrupted. {way_on}", soft_wrap=True)
         except Preempted:
-            progress.console.print(
-                f"SIGTERM: saved. Continue with --resume --out {run.folder}"
-            )
+            progress.console.print(f"SIGTERM: saved. {way_on}", soft_wrap=True)
             return 0
         except TooManySkipped as error:
             progress.console.print(f"error: {error}", soft_wrap=True)

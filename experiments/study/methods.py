@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from attent_jax import schedules, scores, selectors, teachers, training
 from attent_jax.training import TrainState
 from attent_jax.typing import Batch, LossFn, SelectFn, Teacher
+from experiments.study.options import OptionError
 from experiments.study.workload import Workload
 
 Groups = Int[np.ndarray, "pool"] | None
@@ -181,7 +182,7 @@ def _random_fresh(num_epochs: int, *, groups: Groups, mesh: Mesh | None) -> Teac
 def _balanced(num_epochs: int, *, groups: Groups, mesh: Mesh | None) -> Teacher:
     """Draw by group each epoch, as many examples as the recommended teacher."""
     if groups is None:
-        raise ValueError(
+        raise OptionError(
             "method balanced needs groups, and this workload's split has none: "
             "leave it out of --methods."
         )

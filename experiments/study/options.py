@@ -7,7 +7,13 @@ from typing import Annotated
 
 import tyro
 
+MAX_SEEDS = 10_000
+
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+class OptionError(ValueError):
+    """Something cannot be run with the options given; says which ones can."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +58,7 @@ class FolderOptions:
             metavar="FOLDER", help_behavior_hint="(default: runs/NAME-<time>)"
         ),
     ] = None
-    """Folder to write to; must not exist yet."""
+    """Folder to write to; must be new or empty."""
     resume: Flag = False
     """Continue the run in --out where it was saved, or start it if there is none. Use
     the same command line for every start of a job that may be pre-empted. More seeds,
@@ -107,7 +113,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """
     error = ValueError(
         f"seeds must be a number such as 6, a range such as 200-219 or a list such as "
-        f"3,5,8, got {text!r}."
+        f"3,5,8, of at most {MAX_SEEDS:,} seeds, got {text!r}."
     )
     try:
         first, is_range, last = text.partition("-")
@@ -119,6 +125,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
             seeds = range(int(text))
     except ValueError:
         raise error from None
-    if not seeds or len(set(seeds)) < len(seeds) or max(seeds) >= 2**31:
+    if not 0 < len(seeds) <= MAX_SEEDS or max(seeds) >= 2**31:
+        raise error
+    if len(set(seeds)) < len(seeds):
         raise error
     return tuple(seeds)

@@ -91,7 +91,7 @@ def read_sealed(folder: Path, make: Callable[[dict[str, Any]], _Made]) -> _Made:
       make: builds what is returned from the content.
 
     Raises:
-      RecordError: if the file is damaged or was altered.
+      RecordError: if the file is damaged, was altered, or is another version's.
     """
     path = folder / RESULT_NAME
     try:
@@ -99,11 +99,17 @@ def read_sealed(folder: Path, make: Callable[[dict[str, Any]], _Made]) -> _Made:
         digest = content.pop("sha256")
         if digest != _digest(content):
             raise ValueError("its checksum does not match")
-        return make(content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(
             f"{path} is damaged or was altered ({error}): remove the folder {folder} "
             f"and run it again with --resume."
+        ) from error
+    try:
+        return make(content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RecordError(
+            f"{path} was stored by another version of this project ({error}): use that "
+            f"version, or remove the folder {folder} and run it again with --resume."
         ) from error
 
 

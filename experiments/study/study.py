@@ -19,7 +19,12 @@ from experiments.study.hooks import Checkpoints, Metrics, ProgressBar, Taught
 from experiments.study.jobs import run_jobs
 from experiments.study.loop import RunSpec, train
 from experiments.study.methods import STANDARD_METHODS, Method
-from experiments.study.options import RunOptions, StudyOptions, parse_seeds
+from experiments.study.options import (
+    OptionError,
+    RunOptions,
+    StudyOptions,
+    parse_seeds,
+)
 from experiments.study.paired_statistics import Result
 from experiments.study.preemption import Interruption
 from experiments.study.processes import agree, wait_for_all
@@ -112,7 +117,7 @@ def choose_methods(experiment: Experiment, names: Sequence[str]) -> list[Method]
     """The methods that `--methods` names, in the experiment's order."""
     known = [method.name for method in experiment.methods]
     if unknown := [name for name in names if name not in known]:
-        raise ValueError(
+        raise OptionError(
             f"methods has {unknown[0]!r}, which {experiment.name} does not have: "
             f"choose from {', '.join(known)}."
         )
@@ -140,7 +145,18 @@ def make_mesh(workload: Workload, devices: Sequence[Any] | None = None) -> Mesh:
     if jax.process_count() == 1:
         counts = range(1, len(devices) + 1)
         devices = devices[: max(n for n in counts if workload.batch_size % n == 0)]
+    if workload.batch_size % len(devices):
+        raise OptionError(
+            f"{workload.name}: a batch of {workload.batch_size} examples does not "
+            f"divide over the {len(devices)} devices of {jax.process_count()} "
+            f"processes: start a number of processes with which it does."
+        )
     fsdp = len(devices) if workload.fsdp is None else workload.fsdp
+    if len(devices) % fsdp:
+        raise OptionError(
+            f"{workload.name}: parameters are split over fsdp={fsdp} devices, which "
+            f"does not divide the {len(devices)} that are used: use another number."
+        )
     return distributed.make_mesh(fsdp=fsdp, devices=devices)
 
 
@@ -155,6 +171,9 @@ class _Study:
 
     def execute(self, runs: Sequence[RunSpec]) -> int:
         """All runs that are not completed; returns the exit status."""
+        if self.run.is_resumed:  # a damaged result is refused before any work
+            for folder in records.completed_jobs([self.run.folder]):
+                records.read_job(folder)
         jobs = [functools.partial(self._run_job, run) for run in runs]
         with self.interruption.watched():
             return run_jobs(self.run, jobs, total=sum(run.budget for run in runs))

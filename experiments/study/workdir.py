@@ -1,5 +1,6 @@
 """The folder of a run: never shared, always consistent, with its configuration."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -7,6 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -29,13 +31,14 @@ class Run:
 
     Args:
       name: the experiment's name.
-      folder: where to write; must not exist yet. None: a new one under `runs/`.
+      folder: where to write; must be new or empty. None: a new one under `runs/`.
       config: what the results depend on.
       resume: continue in the folder if it exists and has the same configuration.
 
     Raises:
-      RecordError: if the folder exists and `resume` is false, because no run
-        overwrites the results of another; or if its configuration differs.
+      RecordError: if the folder has other files, because no run overwrites the results
+        of another; if `resume` is true and its configuration differs; or if it cannot
+        be written, or another run writes to it.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class Run:
         text = json.dumps({"experiment": name} | (config or {}), indent=1, default=str)
         error = None
         if self.is_writer:
-            error = self._differences(text) if self.is_resumed else self._make(resume)
+            error = self._differences(text) if self.is_resumed else self._make()
             error = error or self._lock()
         if agree(error is not None):
             raise error or RecordError(f"out={self.folder}: see the first process.")
@@ -62,7 +65,13 @@ class Run:
 
     def _lock(self) -> RecordError | None:
         """Lock the folder until this process ends, in whatever way."""
-        lock = os.open(self.folder / ".lock", os.O_CREAT | os.O_RDWR)
+        try:
+            lock = os.open(self.folder / ".lock", os.O_CREAT | os.O_RDWR)
+        except OSError as error:
+            return RecordError(
+                f"out={self.folder} cannot be written ({error.strerror}): name another "
+                f"folder, or change its permissions."
+            )
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -72,15 +81,21 @@ class Run:
             )
         return None
 
-    def _make(self, resume: bool) -> RecordError | None:
+    def _make(self) -> RecordError | None:
         # A run that was killed before it wrote anything may start there again.
-        is_bare = resume and self.folder.is_dir() and not any(self.folder.glob("[!.]*"))
+        is_bare = self.folder.is_dir() and not any(self.folder.glob("[!.]*"))
         try:
             self.folder.mkdir(parents=True, exist_ok=is_bare)
         except FileExistsError:
+            if (self.folder / CONFIG_NAME).exists():
+                return RecordError(
+                    f"out={self.folder} exists already, and no run overwrites "
+                    f"another's results: name a new folder, or pass --resume to "
+                    f"continue it."
+                )
             return RecordError(
-                f"out={self.folder} exists already, and no run overwrites another's "
-                f"results: name a new folder, remove that one, or pass --resume."
+                f"out={self.folder} exists already and is not the folder of a run: "
+                f"name a new one."
             )
         except OSError as error:
             return RecordError(
@@ -92,8 +107,8 @@ class Run:
     def _differences(self, text: str) -> RecordError | None:
         """Why this run cannot continue in its folder; None if it can."""
         try:
-            was = json.loads((self.folder / CONFIG_NAME).read_text())
-        except ValueError:
+            was = dict(json.loads((self.folder / CONFIG_NAME).read_text()))
+        except (ValueError, TypeError):
             return RecordError(
                 f"out={self.folder} has a damaged {CONFIG_NAME}: name a new folder."
             )
@@ -114,14 +129,33 @@ class Run:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write or replace a file, so that it is never half written."""
+    """Write or replace a file, so that it is never half written.
+
+    Raises:
+      RecordError: if it cannot be written, for example to a full disk.
+    """
     partial = path.with_name(f".{path.name}.partial")
     content = content.encode() if isinstance(content, str) else content
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with _writing(path):
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RecordError(
+            f"{path} cannot be written ({error.strerror}): make room, or correct the "
+            f"permissions, and continue with --resume."
+        ) from error
 
 
 class GrowingFile:
@@ -132,10 +166,22 @@ class GrowingFile:
         self._is_writer = jax.process_index() == 0
 
     def append(self, content: bytes) -> None:
-        """Write at the end immediately."""
-        if self._is_writer:
-            with self._path.open("ab") as file:
-                file.write(content)
+        """Write at the end immediately.
+
+        Raises:
+          RecordError: if it cannot be written, for example to a full disk.
+        """
+        if not self._is_writer:
+            return
+        size = self._path.stat().st_size if self._path.exists() else 0
+        with _writing(self._path):
+            try:
+                with self._path.open("ab") as file:
+                    file.write(content)
+            except OSError:
+                if self._path.exists():
+                    os.truncate(self._path, size)
+                raise
 
     @property
     def size(self) -> int:

@@ -1,7 +1,9 @@
 """Damage is refused, in whatever file, and earlier checkpoints are named."""
 
+import logging
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +82,32 @@ def test_damage_says_what_is_left(tmp_path):
         assert reader.restore().step == 2  # pyright: ignore
         reader.save(3, STATE)  # a damaged one does not prevent saves
         assert reader.steps() == [3]
+
+
+def test_nothing_else_is_printed_about_damage(tmp_path, monkeypatch, caplog):
+    """Orbax's other reads end after it has closed their event loop."""
+
+    class Late:
+        def __init__(self, message):
+            self.message = message
+
+        def __del__(self):
+            raise RuntimeError(self.message)
+
+    def read(*_, **__):
+        Late("Event loop is closed")
+        Late("of another library")
+        logging.getLogger("asyncio").error("Task exception was never retrieved orbax")
+        logging.getLogger("asyncio").error("of another library")
+        raise ValueError("bad bytes")
+
+    printed = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda u: printed.append(u.exc_value))
+    saved(tmp_path, NOISE, 1)
+    with checkpointer(tmp_path, NOISE) as reader:
+        monkeypatch.setattr(reader._manager, "restore", read)
+        with pytest.raises(CheckpointError, match="bad bytes"):
+            reader.restore()
+        Late("Event loop is closed")
+    assert {str(error) for error in printed} == {"of another library"}
+    assert caplog.messages == ["of another library"]

@@ -13,6 +13,7 @@ import optax
 
 from attent_jax import distributed, selectors, teachers
 from attent_jax.data import ArrayPool
+from experiments.study.command import study_command
 from experiments.study.methods import STANDARD_METHODS, Method
 from experiments.study.options import RunOptions, StudyOptions
 from experiments.study.study import Experiment, Preset, run_study
@@ -120,6 +121,19 @@ def poisoned(poisoned_id: int) -> Workload:
     return WORKLOAD._replace(loss_fn=loss_with_poison)
 
 
+def experiment(workload: Workload) -> Experiment:
+    return Experiment(
+        name="tiny",
+        title="Tiny",
+        description="Tiny.",
+        presets={"tiny": Preset("tiny", NUM_EPOCHS, "1", lambda: workload, 1.0, 3)},
+        methods=METHODS,
+    )
+
+
+COMMAND = study_command(experiment(WORKLOAD), "Tiny.")
+
+
 def run(
     folder: Path,
     *,
@@ -129,20 +143,13 @@ def run(
 ) -> int:
     """The study, begun or continued in `folder`."""
     workload = WORKLOAD if poisoned_id is None else poisoned(poisoned_id)
-    experiment = Experiment(
-        name="tiny",
-        title="Tiny",
-        description="Tiny.",
-        presets={"tiny": Preset("tiny", NUM_EPOCHS, "1", lambda: workload, 1.0, 3)},
-        methods=METHODS,
-    )
     options = RunOptions(
         out=folder,
         resume=True,
         checkpoint_every=checkpoint_seconds,
         max_skipped_steps=max_skipped_steps,
     )
-    return run_study(experiment, "tiny", StudyOptions(), options)
+    return run_study(experiment(workload), "tiny", StudyOptions(), options)
 
 
 def in_own_process(
