@@ -10,6 +10,9 @@ from attent_jax.teachers import TeachingPlan
 from experiments.study.methods import Method
 from experiments.study.options import OptionError
 
+_WHOLE = 1 - 1e-9
+"""The budget to rounding: 24.000000000000004 steps are 24."""
+
 
 class Budgeted(NamedTuple):
     """A method's plan, cut to a budget."""
@@ -56,12 +59,12 @@ def fit_to_budget(
 
     num_epochs = max(3, int(budget / num_examples))
     plan, spent = plan_of(num_epochs)
-    while spent < 1:
+    while spent < _WHOLE:
         num_epochs = max(num_epochs + 1, int(num_epochs / spent))
         plan, spent = plan_of(num_epochs)
-    while num_epochs > 3 and (fewer := plan_of(num_epochs - 1))[-1] >= 1:
+    while num_epochs > 3 and (fewer := plan_of(num_epochs - 1))[-1] >= _WHOLE:
         num_epochs, (plan, _) = num_epochs - 1, fewer
-    num_steps = np.ceil((budget - scoring_of(plan)) / step_cost)
+    num_steps = np.ceil(_WHOLE * (budget - scoring_of(plan)) / step_cost)
     if num_steps < len(plan.steps_per_epoch):
         raise OptionError(
             f"{method.name}: a budget of {budget:,.0f} examples is less than a step an "

@@ -292,6 +292,7 @@ class _Training(NamedTuple):
             ids_of_steps.append(ids)
             outcomes.append(outcome)
             progress.order_crc32 = zlib.crc32(ids.tobytes(), progress.order_crc32)
+        assert len(outcomes) == size, "the plan has more steps than there are batches"
         for array in jax.tree.leaves(outcomes):
             array.copy_to_host_async()
         progress.step += size

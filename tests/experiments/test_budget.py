@@ -75,6 +75,14 @@ def test_a_step_within_the_batch_costs_its_scores_and_its_share():
     assert sum(in_batch.steps_per_epoch) == sum(full.steps_per_epoch) * 6 / 5
 
 
+def test_rounding_adds_no_step_that_the_selection_does_not_have():
+    # 160 / (8 · (1/3 + 1/2)) is 24.000000000000004, and 25 steps are not in 3 epochs.
+    budgeted = fit_to_budget(
+        METHODS["in-batch"], num_examples=64, batch_size=8, budget=160, score_cost=1 / 3
+    )
+    assert budgeted.steps_per_epoch == (8, 8, 8)
+
+
 @pytest.mark.parametrize("name", ["full", "recommended"])
 def test_a_budget_of_less_than_a_step_an_epoch_is_refused(name):
     with pytest.raises(ValueError, match=f"{name}: a budget of 60 examples is less"):
