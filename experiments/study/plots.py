@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.study.workdir import write_atomically
@@ -63,18 +64,35 @@ def quality_against_cost(
     """
     figure = new_figure(8, 5)
     axes = figure.subplots()
+    finals = []
     for number, (method, runs) in enumerate(curves.items()):
         costs = np.mean([run.costs for run in runs], axis=0) / 1000
         qualities = np.array([run.qualities for run in runs])
         mean, spread = qualities.mean(axis=0), qualities.std(axis=0, ddof=len(runs) > 1)
+        finals.append(mean[-1])
         colour = colour_of(method, number)
         axes.plot(costs, mean, "o-", color=colour, label=method, markersize=4)
         axes.fill_between(costs, mean - spread, mean + spread, color=colour, alpha=0.15)
     axes.set(xlabel="cost in thousand trained examples, scoring included")
-    axes.set(ylabel=ylabel, title=title)
+    is_cut = _keep_apart(axes, finals)
+    axes.set(ylabel=ylabel + ", axis cut" * is_cut, title=title)
     axes.grid(alpha=0.3)
-    axes.legend(title="mean ± 1 std over seeds")
+    axes.legend(title="mean ± 1 std over seeds", framealpha=0.6)
     write_atomically(path, to_png(figure))
+
+
+def _keep_apart(axes: Axes, finals: Sequence[float]) -> bool:
+    """Cut the y-axis where starts or an outlier would press the other ends together.
+
+    Returns whether it was cut.
+    """
+    median = np.median(finals)
+    reach = 10 * np.median(np.abs(np.array(finals) - median))
+    low, high = axes.get_ylim()
+    if reach == 0 or (median - reach <= low and high <= median + reach):
+        return False
+    axes.set_ylim(max(low, median - reach), min(high, median + reach))
+    return True
 
 
 class Choice(NamedTuple):

@@ -230,5 +230,6 @@ def _print_result(
         f"seed {run.seed}  {result.method:<12} "
         f"{objective.measure.replace('_', ' ')} "
         f"{result.measures[objective.measure]:.2f}  {times}"
-        f"{'  (done before)' * is_done}"
+        f"{'  (done before)' * is_done}",
+        soft_wrap=True,
     )
