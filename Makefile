@@ -6,11 +6,15 @@ LOCK := requirements/locked.txt
 # The newest other interpreter (>= 3.12), on PATH or under pyenv; empty if none.
 NEWEST := $(shell .ci/newest-python)
 
+# What `make pod-check` writes, for docs/devices.md.
+POD_ROWS := experiments/results/pod_check.jsonl
+TPU_PYTHON := .venv-tpu/bin/python
+
 # Where `make figures` puts what README.md and the documentation show.
 FIGURES := docs/figures
 
 .PHONY: help setup demo theory figures benchmarks docs serve-docs test test-slow \
-  test-newest lint format lock clean
+  test-newest pod-check lint format lock clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -40,6 +44,12 @@ benchmarks: setup ## Measure speed as ratios, on an idle machine
 	$(VENV)/bin/python -m experiments.benchmarks.checkpoint_stall
 	$(VENV)/bin/python -m experiments.benchmarks.antk
 	$(VENV)/bin/python -m experiments.benchmarks.peers
+
+# The TPU's compiler is large and not locked, so it has an environment of its own.
+pod-check: .venv-tpu/.installed ## Compile for a TPU slice that is not here (20 minutes)
+	rm -f $(POD_ROWS)
+	$(TPU_PYTHON) -m experiments plan demo --topology v5e:4x4 --out $(POD_ROWS)
+	$(TPU_PYTHON) -m experiments plan pod-size --topology v5e:4x4 --out $(POD_ROWS)
 
 docs: setup ## Build the documentation into site/; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
@@ -78,7 +88,12 @@ lock: setup ## Lock the requirements for every Python and platform; ARGS=--upgra
 	  --no-emit-find-links --quiet --output-file $(LOCK) $(ARGS)
 
 clean: ## Remove environments, caches and site/ (never runs/)
-	rm -rf .venv .venv-newest .pytest_cache .ruff_cache .hypothesis site
+	rm -rf .venv .venv-newest .venv-tpu .pytest_cache .ruff_cache .hypothesis site
+
+.venv-tpu/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-tpu
+	.venv-tpu/bin/pip install --quiet -e '.[experiments,tpu]'
+	@touch $@
 
 # The lock file lists every package with its dependencies: pip resolves nothing.
 $(VENV)/.installed: $(LOCK) pyproject.toml

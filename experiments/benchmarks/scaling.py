@@ -1,8 +1,6 @@
 """Time and communication of steps and selections on 1, 2, 4 and 8 devices."""
 
 import dataclasses
-import re
-from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,14 +13,10 @@ import tyro
 from attent_jax import distributed, selectors, training
 from experiments.benchmarks.interleaved import store, time_interleaved
 from experiments.benchmarks.selective_step import Size, build
+from experiments.study.programs import collectives_of
 from experiments.study.workdir import environment
 
 SIZE = Size(128, 4, 4, 64, 64, jnp.float32)
-_COLLECTIVE = re.compile(
-    r"= (.*?) (?:all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)"
-    r"(?:-done)?\("
-)
-_ARRAY = re.compile(r"([a-z]+)(\d+)?\[([\d,]*)\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +40,7 @@ class Scaling:
 
 def bytes_moved(program: str) -> int:
     """Bytes that the collectives of a compiled program produce on one device."""
-    total = 0
-    for results in _COLLECTIVE.findall(program):
-        for kind, bits, shape in _ARRAY.findall(results):
-            size = 1 if kind == "pred" else int(bits or 8) // 8
-            total += size * prod(int(n) for n in shape.split(",") if n)
-    return total
+    return sum(kind.bytes for kind in collectives_of(program).values())
 
 
 def measure(num_devices: int, config: Scaling) -> dict[str, Any]:

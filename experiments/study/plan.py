@@ -135,7 +135,7 @@ class _Alone:
         self._here = _programs(workload, methods, num_epochs, here)
         self._there = _programs(workload, methods, num_epochs, there)
         # A step that only updates the parameters.
-        touch = workload._replace(loss_fn=_sum_of_squares)
+        touch = workload._replace(loss_fn=_linear)
         self._here[_UPDATE], self._there[_UPDATE] = (
             _Program(
                 functools.partial(_lower_step, touch, full_batch_step, device, 1), 0
@@ -169,11 +169,11 @@ class _Alone:
         return flops_of(self._here[name].lower())
 
 
-def _sum_of_squares(params, rng, batch):
-    total = sum(
-        jnp.sum(leaf * leaf).astype(jnp.float32) for leaf in jax.tree.leaves(params)
-    )
-    return jnp.zeros(len(jax.tree.leaves(batch)[0])) + total
+def _linear(params, rng, batch):
+    """A loss with a gradient that costs nothing and is not a constant."""
+    size = len(jax.tree.leaves(batch)[0])
+    total = sum(jnp.sum(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(params))
+    return jax.random.normal(rng) * (jnp.zeros(size) + total)
 
 
 def _programs(
