@@ -41,3 +41,9 @@ def compile_fast():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(autouse=True)
+def _compile_fast_for_examples(request):
+    if isinstance(request.node, pytest.DoctestItem):
+        request.getfixturevalue("compile_fast")
