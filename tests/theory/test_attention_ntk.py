@@ -100,7 +100,7 @@ def derivatives(params, x, causal) -> dict[str, np.ndarray]:
     }
 
 
-def case(seed) -> tuple[AttentionParams, np.ndarray, np.ndarray | None]:
+def case(seed) -> tuple[AttentionParams, Any, Any]:
     """Random sizes; the seed's bits say whether there are a w_o and other inputs."""
     rng: Any = np.random.default_rng(seed)
     n, m, num_features, k, e, p = rng.integers(1, 4, size=6)
