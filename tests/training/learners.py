@@ -33,7 +33,7 @@ def _initialized(model, shape, dtype=jnp.float32):
 
 
 def vision_transformer(dropout_rate=0.0, dtype=jnp.float32):
-    model = models.VisionTransformer(
+    model: Any = models.VisionTransformer(
         num_classes=5,
         patch_size=4,
         width=8,
@@ -59,7 +59,7 @@ def vision_transformer(dropout_rate=0.0, dtype=jnp.float32):
 
 
 def decoder():
-    model = models.DecoderLM(
+    model: Any = models.DecoderLM(
         vocabulary_size=11, width=8, num_layers=2, num_heads=2, mlp_ratio=2
     )
     # as many tokens as examples, so the batch axis has no length of its own
