@@ -26,6 +26,9 @@ install_import_hook("attent_jax", f"{checked.__module__}.{checked.__name__}")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
+# They hold no examples, and doctest would import the second by the first's name.
+collect_ignore_glob = ["*/conftest.py"]
+
 settings.register_profile(
     "repeatable", deadline=None, derandomize=True, max_examples=30
 )
