@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 
 from attent_jax._floor_product import floor_product
 
+# Optimizations may change what exact arithmetic relies on.
+pytestmark = pytest.mark.usefixtures("optimized")
+
 MAX_COUNT = 2**31 - 1
 counts = st.integers(0, MAX_COUNT) | st.sampled_from([2**24 + 3, 2**30, MAX_COUNT])
 shares = st.floats(0, 1) | st.builds(

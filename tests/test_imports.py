@@ -64,59 +64,58 @@ def test_upper_layers_use_the_public_surface(layer):
     assert private == []
 
 
-def test_importing_the_library_is_light():
-    heavy = ("tensorflow", "torch", "matplotlib", "tyro", "experiments")
-    program = f"import sys, attent_jax; print([n for n in {heavy} if n in sys.modules])"
-    finished = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.strip() == "[]"
-
-
 def test_array_annotations_are_checked_while_testing():
     # else every annotation could lie
     with pytest.raises(jaxtyping.TypeCheckError):
         masked_mean(jnp.ones((2, 3), jnp.int32))
 
 
-def loaded_by(program: str) -> list[str]:
-    """Which of the optional packages a program loads."""
-    heavy = ("flax", "orbax", "grain", "tensorstore", "hypothesis", "beartype")
-    program = f"{program}\nimport sys; print([n for n in {heavy} if n in sys.modules])"
+HEAVY = ("flax", "orbax", "grain", "tensorstore", "hypothesis", "beartype")
+HEAVY += ("tensorflow", "torch", "matplotlib", "tyro", "experiments")
+
+
+def loaded_after(*steps: str) -> list[list[str]]:
+    """Which of the heavy packages a program has loaded after each of its steps."""
+    show = f"import sys; print([name for name in {HEAVY} if name in sys.modules])"
+    program = "\n".join(f"{step}\n{show}" for step in steps)
     finished = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT
     )
     assert finished.returncode == 0, finished.stderr
-    return ast.literal_eval(finished.stdout.strip().splitlines()[-1])
+    return [ast.literal_eval(line) for line in finished.stdout.splitlines()]
 
 
-@pytest.mark.parametrize(
-    ("program", "loaded"),
-    [
-        ("import attent_jax; dir(attent_jax)", []),
-        (
-            "from attent_jax import data, distributed, schedules, scores, selectors\n"
-            "from attent_jax import teachers, training, typing",
-            [],
-        ),
-        ("import attent_jax; attent_jax.models.VisionTransformer", ["flax"]),
-        ("from attent_jax.models import VisionTransformer", ["flax"]),
-        ("from attent_jax import checkpointing", ["orbax", "tensorstore"]),
+def test_flax_and_grain_are_loaded_when_first_used():
+    *light, last = loaded_after(
+        "import attent_jax; dir(attent_jax)",
+        "from attent_jax import data, distributed, schedules, scores, selectors\n"
+        "from attent_jax import teachers, training, typing",
         # nothing is read ahead, so nothing needs grain
-        (
-            "import numpy as np; from attent_jax import data\n"
-            "data.take(data.SourcePool([1, 2]), np.array([0]))",
-            [],
-        ),
-    ],
-)
-def test_flax_orbax_and_grain_are_loaded_when_first_used(program, loaded):
-    found = loaded_by(program)
+        "import numpy; data.take(data.SourcePool([1, 2]), numpy.array([0]))",
+        "attent_jax.models.VisionTransformer",
+    )
+    assert light == [[], [], []]
+    assert "flax" in last
+    assert "grain" not in last
+
+
+def test_a_learner_is_imported_by_name():
+    (loaded,) = loaded_after("from attent_jax.models import VisionTransformer")
+    assert "flax" in loaded
+    assert "grain" not in loaded
+
+
+def test_importing_the_library_touches_no_device(monkeypatch):
+    # else jax.distributed.initialize would come too late
+    monkeypatch.setenv("JAX_PLATFORMS", "none_such")
+    first, last = loaded_after(
+        "from attent_jax import checkpointing",
+        "from attent_jax import data, distributed, models, schedules, scores\n"
+        "from attent_jax import selectors, teachers, training",
+    )
     # orbax may bring others of them along
-    assert set(loaded) <= set(found)
-    assert loaded or found == []
-    assert "grain" not in found
+    assert {"orbax", "tensorstore"} <= set(first)
+    assert "grain" not in last
 
 
 def test_the_library_lists_what_it_loads_later():
@@ -125,12 +124,3 @@ def test_the_library_lists_what_it_loads_later():
     assert public == set(attent_jax.__all__)
     with pytest.raises(AttributeError, match="no attribute 'modles'"):
         _ = attent_jax.modles  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def test_importing_the_library_touches_no_device(monkeypatch):
-    # else jax.distributed.initialize would come too late
-    monkeypatch.setenv("JAX_PLATFORMS", "none_such")
-    assert loaded_by(
-        "from attent_jax import checkpointing, data, distributed, models, schedules\n"
-        "from attent_jax import scores, selectors, teachers, training"
-    )

@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from attent_jax import data, distributed, scores, selectors, teachers, training
 from attent_jax.typing import ScoreFn, Selection, Teacher, TeacherState
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
 NUM_EXAMPLES, BATCH_SIZE, NUM_EPOCHS = 24, 8, 3
 PARAMS = {"w": jnp.zeros(4)}
 
@@ -36,25 +38,28 @@ def loss_fn(
     return (batch["x"] @ params["w"] - batch["y"]) ** 2
 
 
+OPTIMIZER = optax.adam(0.1)
+TRAIN_STEP = training.make_train_step(loss_fn, OPTIMIZER)
+SCORE_FN: ScoreFn = scores.loss(loss_fn)
+
+
 def train(pool: data.Pool, teacher: Teacher) -> training.TrainState:
     """The loop of the first page: scores from a pass where they are due."""
-    optimizer = optax.adam(0.1)
-    train_step = training.make_train_step(loss_fn, optimizer)
-    state: training.TrainState = training.init_train_state(PARAMS, optimizer)
+    state: training.TrainState = training.init_train_state(PARAMS, OPTIMIZER)
     teaching: TeacherState = teacher.init(len(pool))
-    pool_scores, score_fn = np.zeros(len(pool)), scores.loss(loss_fn)
+    pool_scores = np.zeros(len(pool))
     key = jax.random.key(0)
     for epoch in range(NUM_EPOCHS):
         if teacher.needs_scores(teaching):
             pool_scores = training.score_pool(
-                score_fn, state.params, pool, batch_size=BATCH_SIZE
+                SCORE_FN, state.params, pool, batch_size=BATCH_SIZE
             )
         rng = jax.random.fold_in(key, epoch)
         teaching, info = teacher.update(rng, teaching, pool_scores)
         for ids, batch, weights in data.epoch_batches(
             pool, teaching.selection, BATCH_SIZE, seed=(0, epoch)
         ):
-            state, train_info = train_step(state, key, batch, weights)
+            state, train_info = TRAIN_STEP(state, key, batch, weights)
             assert train_info.losses.shape == ids.shape == weights.shape
         assert int(info.epoch) == epoch
     return state

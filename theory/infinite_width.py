@@ -78,7 +78,7 @@ def finite_width_convergence(
       >>> from theory.infinite_width import finite_width_convergence
       >>> x = jax.random.normal(jax.random.key(0), (3, 4, 5))
       >>> found = finite_width_convergence(
-      ...     x, widths=(2, 16), num_seeds=4, rng=jax.random.key(1))
+      ...     x, widths=(2, 8), num_seeds=4, rng=jax.random.key(1))
       >>> bool(found.errors.mean(axis=0)[1] < found.errors.mean(axis=0)[0])
       True
     """

@@ -15,7 +15,7 @@ class AttentionLearner(nn.Module):
       >>> import jax, jax.numpy as jnp, attent_jax
       >>> model = attent_jax.models.AttentionLearner(width=8)
       >>> tokens = jnp.ones((2, 5, 3))
-      >>> params = model.init(jax.random.key(0), tokens)
+      >>> params = jax.jit(model.init)(jax.random.key(0), tokens)
       >>> model.apply(params, tokens).shape
       (2, 5, 8)
 

@@ -18,7 +18,7 @@ class TextClassifier(nn.Module):
       >>> model = attent_jax.models.TextClassifier(
       ...     vocabulary_size=100, num_classes=5, width=16, num_layers=1, num_heads=2)
       >>> tokens = jnp.array([[7, 3, 0, 0]])  # 0 is padding
-      >>> params = model.init(jax.random.key(0), tokens)
+      >>> params = jax.jit(model.init)(jax.random.key(0), tokens)
       >>> model.apply(params, tokens).shape
       (1, 5)
     """
@@ -55,7 +55,7 @@ class DecoderLM(nn.Module):
       >>> model = attent_jax.models.DecoderLM(
       ...     vocabulary_size=50, width=16, num_layers=1, num_heads=2)
       >>> tokens = jnp.array([[7, 3, 9, 0]])  # 0 is padding
-      >>> params = model.init(jax.random.key(0), tokens)
+      >>> params = jax.jit(model.init)(jax.random.key(0), tokens)
       >>> model.apply(params, tokens).shape
       (1, 4, 50)
     """

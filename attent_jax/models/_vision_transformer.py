@@ -15,7 +15,7 @@ class VisionTransformer(nn.Module):
       >>> model = attent_jax.models.VisionTransformer(
       ...     num_classes=10, patch_size=2, width=16, num_layers=1, num_heads=2)
       >>> images = jnp.ones((3, 8, 8, 1))
-      >>> params = model.init(jax.random.key(0), images)
+      >>> params = jax.jit(model.init)(jax.random.key(0), images)
       >>> model.apply(params, images).shape
       (3, 10)
 

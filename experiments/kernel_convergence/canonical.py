@@ -15,6 +15,9 @@ from rich.progress import Progress
 
 from experiments.kernel_convergence.findings import Scale, slope
 from experiments.kernel_convergence.learner import (
+    Descent,
+    Learner,
+    Problem,
     descend,
     log_spaced,
     make_learner,
@@ -57,10 +60,9 @@ def measure(scale: Scale, progress: Progress) -> Canonical:
     unit = stable_learning_rate(learner, problem)
     descent = descend(learner, problem)
     rates = 0.5 ** np.arange(1, 5)
+    path_error = _path_error_fn(learner, problem, descent)
     path_errors = [
-        _path_error(
-            learner, problem, descent, rate * unit, round(PATH_STEPS / 2 / rate)
-        )
+        float(path_error(rate * unit, round(PATH_STEPS / 2 / rate)))
         for rate in progress.track(rates, description="  path-kernel sums")
     ]
 
@@ -116,24 +118,26 @@ def measure(scale: Scale, progress: Progress) -> Canonical:
     )
 
 
-def _path_error(learner, problem, descent, learning_rate, num_steps: int) -> float:
+def _path_error_fn(learner: Learner, problem: Problem, descent: Descent):
+    """`(learning_rate, num_steps) -> error`, compiled once for all of them."""
     product_fn = ntk_vector_product(learner.outputs_fn)
 
     @jax.jit
-    def run(training):
-        def step(carry, _):
+    def path_error(learning_rate, num_steps):
+        def step(_, carry):
             training, moved = carry
             residual = learner.outputs_fn(training.params, problem.x) - problem.y
             move = product_fn(training.params, residual, problem.probe, problem.x)
             moved = moved - learning_rate / len(residual) * move
-            return (descent.step(training, learning_rate), moved), None
+            return descent.step(training, learning_rate), moved
 
-        start = (training, jnp.zeros(len(problem.probe)))
-        (training, moved), _ = jax.lax.scan(step, start, length=num_steps)
-        return moved, learner.outputs_fn(training.params, problem.probe)
+        start = (descent.init(learner.params), jnp.zeros(len(problem.probe)))
+        training, moved = jax.lax.fori_loop(0, num_steps, step, start)
+        # f_0 = 0
+        actual = learner.outputs_fn(training.params, problem.probe)
+        return relative_distance(moved, actual)
 
-    predicted, actual = run(descent.init(learner.params))  # f_0 = 0
-    return float(relative_distance(predicted, actual))
+    return path_error
 
 
 def path_slope(data: Canonical) -> float:

@@ -16,6 +16,7 @@ from attent_jax import selectors, teachers
 from attent_jax.typing import Teacher
 from experiments.kernel_convergence.findings import Scale
 from experiments.kernel_convergence.learner import (
+    Learner,
     descend,
     log_spaced,
     make_learner,
@@ -60,15 +61,20 @@ def measure(scale: Scale, progress: Progress) -> list[Drift]:
     runs = [(network, "full") for network in scale.networks]
     runs += [(scale.networks[0], name) for name in TEACHERS if name != "full"]
     problem = make_problem(0, scale.num_pool, scale.num_probe, scale.num_tokens)
+    learners = {  # made and compiled once for all teachers
+        (width, num_layers, num_heads): make_learner(
+            1, width=width, num_layers=num_layers, num_heads=num_heads
+        )
+        for width, num_layers, num_heads in scale.networks
+    }
     return [
-        _follow(problem, network, teacher, scale.num_steps)
+        _follow(problem, network, learners[network], teacher, scale.num_steps)
         for network, teacher in progress.track(runs, description="  trainings")
     ]
 
 
-def _follow(problem, network, teacher: str, num_steps: int) -> Drift:
+def _follow(problem, network, learner: Learner, teacher: str, num_steps: int) -> Drift:
     width, num_layers, num_heads = network
-    learner = make_learner(1, width=width, num_layers=num_layers, num_heads=num_heads)
     learning_rate = stable_learning_rate(learner, problem) / 2
     descent = descend(learner, problem, TEACHERS[teacher])
 

@@ -1,10 +1,12 @@
 """The small transformer whose kernel is recorded, its problem and its descent."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from attent_jax.teachers import full
@@ -234,6 +236,6 @@ def stable_learning_rate(learner: Learner, problem: Problem) -> Float[Array, ""]
 
 def log_spaced(num_steps: int, per_decade: int = 6) -> list[int]:
     """0, then logarithmically spaced steps up to the last."""
-    num = max(2, round(per_decade * float(jnp.log10(num_steps))) + 1)
-    steps = jnp.logspace(0, float(jnp.log10(num_steps)), num)
-    return sorted({0, num_steps, *(int(step) for step in jnp.round(steps))})
+    num = max(2, round(per_decade * math.log10(num_steps)) + 1)
+    steps = np.geomspace(1, num_steps, num)
+    return sorted({0, num_steps, *np.round(steps).astype(int).tolist()})

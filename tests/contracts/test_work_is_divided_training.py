@@ -175,7 +175,6 @@ def test_a_global_selection_in_two_passes_is_divided(num_devices, ratio):
 
 
 @both_ways
-@pytest.mark.usefixtures("compile_fast")
 def test_selection_in_groups_is_the_same_on_eight_devices(reuse_forward):
     split = batch_sharding(make_mesh())
     state = init_train_state(make_params(), OPTIMIZER)

@@ -18,7 +18,6 @@ from tests.distributed.process_worker import BATCH_SIZE, VARIABLES, taught
 ROOT = Path(__file__).parents[2]
 TIME_LIMIT = 120
 PROGRAM = [sys.executable, "-W", "error", "-m", "tests.distributed.process_worker"]
-SETTINGS = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 # (processes, devices of each, whether environment variables name them)
 LAYOUTS = [(2, 2, True), (4, 1, False)]
 
@@ -49,13 +48,14 @@ def started(
             for name, value in zip(VARIABLES, values, strict=True):
                 arguments[name.lower()] = value
         out = folder / f"{num_processes}-{process_id}.npz"
-        flags = f"--xla_force_host_platform_device_count={num_devices}"
+        flags = os.environ["XLA_FLAGS"]  # of the same two flags the last counts
+        flags += f" --xla_force_host_platform_device_count={num_devices}"
         with (out.with_suffix(".log")).open("w") as log:
             processes.append(
                 subprocess.Popen(
                     [*PROGRAM, str(out), json.dumps(arguments)],
                     cwd=ROOT,
-                    env=os.environ | SETTINGS | {"XLA_FLAGS": flags} | variables,
+                    env=os.environ | {"XLA_FLAGS": flags} | variables,
                     stdout=log,
                     stderr=log,
                 )

@@ -154,7 +154,7 @@ def taught(step, state, batches: Iterator[Any]) -> tuple[Any, list[Any]]:
 
 @pytest.mark.parametrize("name", members({name: name for name in TEACHERS}))
 @every_mode
-def test_a_curriculum_on_all_devices_is_that_on_one(compile_fast, mode, name):
+def test_a_curriculum_on_all_devices_is_that_on_one(mode, name):
     selections, expected, expected_losses = on_one_device(name)
     state, losses = mode.state(start()), []
     for epoch, selection in enumerate(selections):

@@ -1,5 +1,7 @@
 """The attention learners: what they compute, and what must not leak."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,8 @@ from attent_jax.models import (
     TextClassifier,
     VisionTransformer,
 )
+
+pytestmark = pytest.mark.usefixtures("compile_fast")
 
 TOKENS = jax.random.normal(jax.random.key(0), (3, 5, 4))
 IDS = jnp.array([[3, 7, 1, 9, 2, 5], [4, 4, 8, 0, 0, 0], [1, 0, 0, 0, 0, 0]])
@@ -40,6 +44,14 @@ def attention(params, tokens, allowed):
     )
 
 
+def parameters(model, inputs):
+    rng = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(0.5 * rng.normal(size=leaf.shape), leaf.dtype),
+        jax.eval_shape(model.init, jax.random.key(0), inputs),
+    )
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("num_heads", "num_outputs"), [(1, None), (1, 2), (3, 2)])
@@ -49,13 +61,14 @@ def test_attention_learner_is_the_papers_formula(
     model = AttentionLearner(6, num_heads, num_outputs, causal)
     # no token attends to the last two
     mask = jnp.broadcast_to(jnp.arange(5) < 3, (3, 5)) if masked else None
-    variables = model.init(jax.random.key(1), TOKENS)
+    variables = parameters(model, TOKENS)
+    outputs = jax.jit(model.apply)(variables, TOKENS, mask)
     allowed = np.tri(5, dtype=bool) if causal else np.ones((5, 5), bool)
     if masked:
         allowed = allowed & (np.arange(5) < 3)
     # softmax(q k) without 1/√k, or 1/√(features), is off by tenths
     np.testing.assert_allclose(
-        np.asarray(model.apply(variables, TOKENS, mask)),
+        np.asarray(outputs),
         attention(variables["params"], TOKENS, allowed),
         rtol=1e-4,
         atol=1e-5,
@@ -64,52 +77,60 @@ def test_attention_learner_is_the_papers_formula(
 
 LEARNERS = {
     "AttentionLearner": (AttentionLearner(6, 2, 3), TOKENS),
-    "TextClassifier": (TextClassifier(10, 3, 8, 2, 2, dropout_rate=0.5), IDS),
+    "TextClassifier": (TextClassifier(10, 3, 8, 1, 2, dropout_rate=0.5), IDS),
     "DecoderLM": (DecoderLM(10, 8, 2, 2, dropout_rate=0.5), IDS),
     "VisionTransformer": (
-        VisionTransformer(5, 2, 8, 2, 2, dropout_rate=0.5),
+        VisionTransformer(5, 2, 8, 1, 2, dropout_rate=0.5),
         jax.random.normal(jax.random.key(2), (3, 4, 6, 2)),
     ),
 }
-every_learner = pytest.mark.parametrize(
-    ("model", "inputs"), LEARNERS.values(), ids=LEARNERS.keys()
-)
 
 
-@every_learner
-def test_examples_do_not_mix(model, inputs):
+@cache
+def compiled(name):
+    """A learner's apply function, compiled once for all tests."""
+    return jax.jit(LEARNERS[name][0].apply, static_argnames="train")
+
+
+@cache
+def with_parameters(name):
+    """A learner's outputs on its inputs, and random parameters.
+
+    They are drawn in NumPy: compiling the initializers takes longer than the tests.
+    """
+    model, inputs = LEARNERS[name]
+    params = parameters(model, inputs)
+    return compiled(name)(params, inputs), params
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_examples_do_not_mix(name):
     # batch statistics would make selection change the learner
-    params = model.init(jax.random.key(1), inputs)
-    apply = jax.jit(model.apply)
-    together = apply(params, inputs)
+    inputs = LEARNERS[name][1]
+    together, params = with_parameters(name)
     for row in range(len(inputs)):
-        alone = apply(params, inputs[row : row + 1])
+        alone = compiled(name)(params, inputs[row : row + 1])
         np.testing.assert_allclose(together[row], alone[0], rtol=1e-4, atol=1e-5)
     assert not np.allclose(together[0], together[1], atol=1e-3)
 
 
 @pytest.mark.parametrize("name", sorted(LEARNERS.keys() - {"AttentionLearner"}))
 def test_dropout_is_off_unless_training(name):
-    model, inputs = LEARNERS[name]
-    params = model.init(jax.random.key(1), inputs)
-
-    @jax.jit
-    def dropped(seed):
-        rngs = {"dropout": jax.random.key(seed)}
-        return model.apply(params, inputs, train=True, rngs=rngs)
-
-    plain = model.apply(params, inputs)  # without a key: would raise if it dropped
-    assert not np.allclose(dropped(0), dropped(1))
-    assert not np.allclose(dropped(0), plain)
+    inputs = LEARNERS[name][1]
+    plain, params = with_parameters(name)  # without a key: would raise if it dropped
+    one, other = (
+        compiled(name)(params, inputs, train=True, rngs={"dropout": jax.random.key(i)})
+        for i in range(2)
+    )
+    assert not np.allclose(one, other)
+    assert not np.allclose(one, plain)
 
 
 def test_decoder_is_causal_to_the_token():
-    model = LEARNERS["DecoderLM"][0]
-    params = model.init(jax.random.key(1), IDS)
-    logits = model.apply(params, IDS)
+    logits, params = with_parameters("DecoderLM")
     assert logits.shape == (3, 6, 10)
     for position in range(6):
-        changed = model.apply(params, IDS.at[:, position].set(6))
+        changed = compiled("DecoderLM")(params, IDS.at[:, position].set(6))
         # a mask off by one lets a token see its successor: loss 0 in the end
         np.testing.assert_allclose(
             changed[:, :position], logits[:, :position], rtol=1e-5, atol=1e-6
@@ -118,21 +139,20 @@ def test_decoder_is_causal_to_the_token():
 
 
 def test_decoder_ties_its_head_to_its_embedding():
-    model = LEARNERS["DecoderLM"][0]
-    params = model.init(jax.random.key(1), IDS)["params"]
-    assert set(params) == {"embed", "Encoder_0"}
+    _, params = with_parameters("DecoderLM")
+    assert set(params["params"]) == {"embed", "Encoder_0"}
 
 
 def test_classifier_does_not_read_padding():
-    model = LEARNERS["TextClassifier"][0]
-    params = model.init(jax.random.key(1), IDS)
-    logits = model.apply(params, IDS)
+    apply = compiled("TextClassifier")
+    logits, params = with_parameters("TextClassifier")
     assert logits.shape == (3, 3)
     # if padding were read, its embedding would matter
     table = params["params"]["embed"]["embedding"]
-    params["params"]["embed"]["embedding"] = table.at[0].set(100.0)
-    np.testing.assert_allclose(model.apply(params, IDS), logits, rtol=1e-5, atol=1e-6)
-    gradient = jax.grad(lambda p: model.apply(p, IDS).sum())(params)["params"]
+    embed = {"embedding": table.at[0].set(100.0)}
+    changed = {"params": params["params"] | {"embed": embed}}
+    np.testing.assert_allclose(apply(changed, IDS), logits, rtol=1e-5, atol=1e-6)
+    gradient = jax.jit(jax.grad(lambda p: apply(p, IDS).sum()))(changed)["params"]
     np.testing.assert_array_equal(gradient["embed"]["embedding"][0], np.zeros(8))
     assert np.abs(gradient["embed"]["embedding"][4]).max() > 1e-4
     positions = gradient["Encoder_0"]["positions"][0]
@@ -140,26 +160,25 @@ def test_classifier_does_not_read_padding():
 
 
 def test_classifier_gives_an_example_of_padding_alone_finite_logits():
-    model = LEARNERS["TextClassifier"][0]
-    params = model.init(jax.random.key(1), IDS)
+    _, params = with_parameters("TextClassifier")
 
+    @jax.jit
+    @jax.value_and_grad
     def total(params):
-        return model.apply(params, jnp.zeros((1, 6), jnp.int32)).sum()
+        return compiled("TextClassifier")(params, jnp.zeros((1, 6), jnp.int32)).sum()
 
-    value, gradient = jax.value_and_grad(total)(params)
+    value, gradient = total(params)
     assert np.isfinite(value)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
 def test_vision_transformer_sees_every_pixel_and_where_it_is():
-    model, images = LEARNERS["VisionTransformer"]
-    params = model.init(jax.random.key(1), images)
-    assert model.apply(params, images).shape == (3, 5)
+    apply, images = compiled("VisionTransformer"), LEARNERS["VisionTransformer"][1]
+    logits, params = with_parameters("VisionTransformer")
+    assert logits.shape == (3, 5)
     # 4 × 6 pixels in patches of 2: six tokens
     assert params["params"]["Encoder_0"]["positions"].shape == (1, 6, 8)
-    gradient = jax.grad(lambda images: model.apply(params, images).std())(images)
+    gradient = jax.jit(jax.grad(lambda images: apply(params, images).std()))(images)
     assert (np.abs(gradient) > 0).all()
     swapped = jnp.flip(images, axis=2)
-    assert not np.allclose(
-        model.apply(params, swapped), model.apply(params, images), atol=1e-4
-    )
+    assert not np.allclose(apply(params, swapped), logits, atol=1e-4)

@@ -46,20 +46,28 @@ def test_both_ends_are_exact(curve, initial):
     assert schedule(7) == schedule(99) == np.float32(0.1)
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize(("initial", "final"), [(1, 5), (1, 15), (10, 1), (2, 21)])
 def test_floors_of_linear_between_integers_are_exact(initial, final):
     # linear(1, 15, 49) is 7 at step 21: with a slope rounded first 6.9999995, so 6
-    def floors(num_steps):
-        schedule, steps = linear(initial, final, num_steps), jnp.arange(num_steps + 2)
-        in_one = jnp.floor(jax.jit(schedule)(steps))
-        one_by_one = jax.lax.map(lambda step: jnp.floor(schedule(step)), steps)
-        return np.asarray(in_one), np.asarray(one_by_one)
+    lengths = (1, 3, 7, 10, 23, 30, 46, 49, 60, 92, 100, 111, 148, 158, 184)
 
-    for num_steps in (1, 3, 7, 10, 23, 30, 46, 49, 60, 92, 100, 111, 148, 158, 184):
+    @jax.jit
+    def floors(steps):
+        schedules = [linear(initial, final, num_steps) for num_steps in lengths]
+        in_one = [jnp.floor(schedule(steps)) for schedule in schedules]
+        one_by_one = jax.lax.map(
+            lambda step: [jnp.floor(schedule(step)) for schedule in schedules], steps
+        )
+        return in_one, one_by_one
+
+    for num_steps, *computed in zip(
+        lengths, *floors(jnp.arange(max(lengths) + 2)), strict=True
+    ):
         rise = Fraction(final - initial, num_steps)
         exact = [
             floor(initial + rise * min(step, num_steps))
             for step in range(num_steps + 2)
         ]
-        for computed in floors(num_steps):
-            np.testing.assert_array_equal(computed, exact)
+        for values in computed:
+            np.testing.assert_array_equal(values[: num_steps + 2], exact)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -59,10 +59,9 @@ def assert_identical(one: Selection, other: Selection) -> None:
         ("uniform", 41, None),
     ],
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=values, share=st.floats(0, 1), seed=st.integers(0, 2**31 - 1))
 def test_selection_is_the_single_devices_bit_for_bit(
-    compile_fast, name, size, sharding, values, share, seed
+    name, size, sharding, values, share, seed
 ):
     num_selected = max(1, int(share * size))
     scores = jnp.array(np.random.default_rng(seed).choice(values, size), jnp.float32)
@@ -77,7 +76,7 @@ def test_selection_is_the_single_devices_bit_for_bit(
 
 
 @pytest.mark.parametrize("name", ["top_k", "gumbel_top_k cold"])
-def test_large_pools_too_whose_pivots_come_from_a_sample(compile_fast, name):
+def test_large_pools_too_whose_pivots_come_from_a_sample(name):
     draw, size = np.random.default_rng(0), 13_001
     over_mesh, single = PAIRS[name]
     for scores in (
@@ -116,7 +115,7 @@ def collectives(program: str | None) -> list[tuple[str, int]]:
         ("gumbel_top_k", 100_004, NamedSharding(MESH, PartitionSpec("data"))),
     ],
 )
-def test_scores_stay_where_they_are(compile_fast, name, size, sharding):
+def test_scores_stay_where_they_are(name, size, sharding):
     scores = jax.ShapeDtypeStruct((size,), jnp.float32, sharding=sharding)
     compiled = jax.jit(PAIRS[name][0]).lower(jax.random.key(0), scores, 5).compile()
     moved = collectives(compiled.as_text())

@@ -1,5 +1,6 @@
 """Networks so small that their kernels come from whole Jacobians, and those kernels."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,19 @@ def mlp(params, x):
     return (hidden @ params["out"]).reshape(len(x), 2, 3)
 
 
+@cache
+def compiled_jacobian(apply_fn):
+    """Compiled once for all tests of the same function."""
+    return jax.jit(jax.jacobian(apply_fn))
+
+
 def ntk_by_jacobian(apply_fn, params, x1, x2=None) -> Any:
     """The full kernel in neural-tangents' layout, from the whole Jacobians."""
-    jacobian_fn = jax.jit(jax.jacobian(apply_fn))
 
     def jacobian(x) -> tuple[tuple[int, ...], np.ndarray]:
         shape = jax.eval_shape(apply_fn, params, x).shape
         size = np.prod(shape, dtype=int)
-        leaves = jax.tree.leaves(jacobian_fn(params, x))
+        leaves = jax.tree.leaves(compiled_jacobian(apply_fn)(params, x))
         rows = [np.asarray(leaf).reshape(size, -1) for leaf in leaves]
         return shape, np.concatenate(rows, axis=1)
 

@@ -43,16 +43,16 @@ def test_lengths_may_differ(limit):
 
 def test_wide_networks_approach_the_limit():
     found = finite_width_convergence(
-        X1, widths=(4, 8, 16, 32), num_seeds=6, rng=jax.random.key(0)
+        X1, widths=(4, 8, 32), num_seeds=6, rng=jax.random.key(0)
     )
-    assert found.widths == (4, 8, 16, 32)
-    assert found.errors.shape == (6, 4)
+    assert found.widths == (4, 8, 32)
+    assert found.errors.shape == (6, 3)
     # −1: one over the root of heads × size. Networks of another scaling keep a
     # distance: their slope is 0.
     assert -1.6 < found.slope < -0.6
     assert found.error_of_mean[-1] < 0.05
     # seeds are networks of their own, whose noise averages out
-    assert len(np.unique(found.errors)) == 24
+    assert len(np.unique(found.errors)) == 18
     assert np.all(found.error_of_mean < found.errors.mean(axis=0))
     logarithms = np.log(found.widths), np.log(found.errors.mean(axis=0))
     assert found.slope == pytest.approx(np.polyfit(*logarithms, 1)[0])

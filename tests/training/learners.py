@@ -1,5 +1,6 @@
 """Learners of every make, small: (loss_fn, params, batch)."""
 
+from functools import cache
 from typing import Any, NamedTuple, cast
 
 import equinox
@@ -25,8 +26,14 @@ def _normal(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape)
 
 
+@cache
+def _initialized(model, shape, dtype=jnp.float32):
+    """Compiled once for all learners of the same model."""
+    return jax.jit(model.init)(jax.random.key(0), jnp.zeros(shape, dtype))
+
+
 def vision_transformer(dropout_rate=0.0, dtype=jnp.float32):
-    model = models.VisionTransformer(
+    model: Any = models.VisionTransformer(
         num_classes=5,
         patch_size=4,
         width=8,
@@ -38,7 +45,7 @@ def vision_transformer(dropout_rate=0.0, dtype=jnp.float32):
         "image": jnp.asarray(_normal(0, NUM_EXAMPLES, 8, 8, 1), dtype),
         "label": jnp.arange(NUM_EXAMPLES) % 5,
     }
-    params = jax.jit(model.init)(jax.random.key(0), batch["image"])
+    params = _initialized(model.clone(dropout_rate=0.0), (NUM_EXAMPLES, 8, 8, 1))
 
     def loss_fn(params, rng, batch):
         rngs = None if rng is None else {"dropout": rng}
@@ -52,7 +59,7 @@ def vision_transformer(dropout_rate=0.0, dtype=jnp.float32):
 
 
 def decoder():
-    model = models.DecoderLM(
+    model: Any = models.DecoderLM(
         vocabulary_size=11, width=8, num_layers=2, num_heads=2, mlp_ratio=2
     )
     # as many tokens as examples, so the batch axis has no length of its own
@@ -65,7 +72,7 @@ def decoder():
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch[:, 1:])
         return jnp.mean(losses, axis=-1)
 
-    return Learner(loss_fn, jax.jit(model.init)(jax.random.key(0), tokens), tokens)
+    return Learner(loss_fn, _initialized(model, tokens.shape, jnp.int32), tokens)
 
 
 def decoder_with_checkpoints():

@@ -15,7 +15,6 @@ from attent_jax.distributed import batch_sharding, make_mesh
 from attent_jax.training import TrainInfo, init_train_state, make_train_step
 from tests.training.learners import assert_close
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
 OPTIMIZER = optax.sgd(0.1)
 NUM_ROWS = 12
 X = np.random.default_rng(0).normal(size=(NUM_ROWS, 3)).astype(np.float32)

@@ -15,7 +15,6 @@ from attent_jax.training import (
     make_train_step,
 )
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
 X = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 WEIGHTS = np.array([1, 0.5, 2, 0, 1, 0.25], np.float32)
 

@@ -18,7 +18,6 @@ from attent_jax.training import (
 )
 from tests.training.learners import assert_close
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
 NUM_ROWS, WIDTH = 8, 16
 OPTIMIZER = optax.adam(0.05)
 BATCH = np.random.default_rng(0).normal(size=(NUM_ROWS, WIDTH)).astype(np.float32)

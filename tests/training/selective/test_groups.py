@@ -27,7 +27,6 @@ from tests.training.learners import (
     vmapped,
 )
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
 both_ways = pytest.mark.parametrize(
     "reuse_forward", [False, True], ids=["two passes", "re-use"]
 )
@@ -64,7 +63,7 @@ def test_each_group_teaches_its_hardest_row(build, reuse_forward):
         return jnp.mean(learner.loss_fn(params, None, rows))
 
     expected = jax.jit(jax.value_and_grad(mean_loss))(learner.params)
-    assert_close((loss, grads), expected, 1e-6)
+    assert_close((loss, grads), expected, 3e-6)
     assert_close(info.losses, losses[info.indices], 1e-6)
 
 

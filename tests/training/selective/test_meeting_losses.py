@@ -1,7 +1,5 @@
 """Re-use refuses losses in which rows meet, for all sizes, or is exact."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +7,9 @@ import pytest
 
 from attent_jax import selectors
 from attent_jax.training import selective_value_and_grad
-from tests.training.selective.compile_options import COMPILE_FAST
 from tests.training.selective.meeting_losses import LOSSES, ROWS, SEQ, WIDTH
 
-pytestmark = pytest.mark.usefixtures("compile_fast", "standard_promotion")
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 X = jnp.asarray(np.random.default_rng(0).normal(size=(ROWS, SEQ, WIDTH)), jnp.float32)
 IDS = jnp.array([1, 0, 2, 1, 0, 2])
 W = jnp.asarray(np.random.default_rng(1).normal(size=(WIDTH, WIDTH)) / 2, jnp.float32)
@@ -78,7 +75,7 @@ def test_statistics_of_the_batch_are_refused_for_all_sizes(
 def test_branches_that_are_alike_for_both_sizes_are_exact(name):
     loss_fn, batch = loss_of(name), (X[:3], IDS[:3])
 
-    @partial(jax.jit, compiler_options=COMPILE_FAST)
+    @jax.jit
     def both(w):
         (_, info), grads = reused(loss_fn, 2)(w, None, batch)
         rows = jax.tree.map(lambda leaf: leaf[info.indices], batch)

@@ -1,7 +1,5 @@
 """Ordinary models are accepted by re-use, and their gradients are exact."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +8,9 @@ import pytest
 from attent_jax import selectors
 from attent_jax.training import selective_value_and_grad
 from tests.training.learners import assert_close
-from tests.training.selective.compile_options import COMPILE_FAST
 from tests.training.selective.ordinary_models import MODELS
 
-pytestmark = pytest.mark.usefixtures("compile_fast", "standard_promotion")
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 WITH_DRAWS = [name for name in MODELS if "dropout" in name.lower()] + [
     "variational autoencoder",
     "diffusion with a time for each row",
@@ -58,7 +55,7 @@ def test_is_accepted_and_equals_the_gradient_of_the_selected_rows(name):
     rng = jax.random.key(3) if name in WITH_DRAWS else None
     num_selected = 1 + list(MODELS).index(name) % 2
 
-    @partial(jax.jit, compiler_options=COMPILE_FAST)
+    @jax.jit
     def both(params, batch):
         (_, info), grads = reused(loss_fn, num_selected)(params, rng, batch)
 

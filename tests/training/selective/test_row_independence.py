@@ -12,9 +12,7 @@ from hypothesis import given, settings
 
 from attent_jax import selectors
 from attent_jax.training import selective_value_and_grad
-from tests.training.selective.compile_options import COMPILE_FAST
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
 ROWS, SEQ, WIDTH = 6, 3, 4
 X = jnp.asarray(np.random.default_rng(0).normal(size=(ROWS, SEQ, WIDTH)), jnp.float32)
 W = jnp.asarray(np.random.default_rng(1).normal(size=(WIDTH, WIDTH)) / 2, jnp.float32)
@@ -25,7 +23,7 @@ def reused(loss_fn, params: Any = W, batch: Any = (X, IDS), rng=None):
     value_and_grad = selective_value_and_grad(
         loss_fn, selectors.top_k(), num_selected=2, reuse_forward=True
     )
-    value_and_grad = jax.jit(value_and_grad, compiler_options=COMPILE_FAST)
+    value_and_grad = jax.jit(value_and_grad)
     return value_and_grad(params, rng, batch)
 
 
@@ -33,7 +31,7 @@ def assert_exact(loss_fn, params=W, batch=(X, IDS)):
     (_, info), grads = reused(loss_fn, params, batch)
     rows = jax.tree.map(lambda leaf: leaf[info.indices], batch)
     grad = jax.grad(lambda p: jnp.mean(loss_fn(p, None, rows)))
-    expected = jax.jit(grad, compiler_options=COMPILE_FAST)(params)
+    expected = jax.jit(grad)(params)
     scale = 1e-6 * max(1, float(jnp.max(jnp.abs(expected))))
     np.testing.assert_allclose(grads, expected, rtol=1e-5, atol=scale)
 
@@ -169,7 +167,7 @@ def test_few_rows_or_all_of_them(num_rows, num_selected):
     value_and_grad = selective_value_and_grad(
         loss_fn, selectors.top_k(), num_selected=num_selected, reuse_forward=True
     )
-    value_and_grad = jax.jit(value_and_grad, compiler_options=COMPILE_FAST)
+    value_and_grad = jax.jit(value_and_grad)
     (_, info), grads = value_and_grad(W, None, X[:num_rows])
     rows = X[info.indices]
     expected = jax.grad(lambda w: jnp.mean(loss_fn(w, None, rows)))(W)
@@ -185,7 +183,7 @@ def test_rows_that_are_not_selected_give_no_nan():
         num_selected=1,
         reuse_forward=True,
     )
-    value_and_grad = jax.jit(value_and_grad, compiler_options=COMPILE_FAST)
+    value_and_grad = jax.jit(value_and_grad)
     for num_rows in (2, 3):
         padded = jnp.pad(batch, (0, num_rows - 2))
         _, grad = value_and_grad(jnp.array(2.0), None, padded)

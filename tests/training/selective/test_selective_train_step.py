@@ -17,7 +17,6 @@ from attent_jax.training import (
 )
 from tests.training.learners import assert_close, scan_over_layers
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
 OPTIMIZER = optax.sgd(0.01, momentum=0.9)
 NUM_SHARDS, PER_SHARD = 2, 6
 
