@@ -26,7 +26,7 @@ from experiments.kernel_convergence import (
 from experiments.kernel_convergence.figures import FIGURES
 from experiments.kernel_convergence.findings import Scale
 from experiments.study.options import FolderOptions
-from experiments.study.workdir import RecordError
+from experiments.study.workdir import RecordError, Run
 from theory.infinite_width import WidthConvergence
 
 TINY = Scale(
@@ -240,6 +240,14 @@ def test_a_run_writes_what_is_done_and_keeps_it_when_interrupted(
     assert "Proposition 4" in capsys.readouterr().out
     with pytest.raises(RecordError, match="out="):
         main(config, scale=TINY)
+    # What is completed is not measured again. This process still has the lock.
+    monkeypatch.setattr(Run, "_lock", lambda self: None)
+    monkeypatch.setattr(loss_decrease, "measure", interrupt)
+    folder = FolderOptions(out=tmp_path / "run", resume=True)
+    assert main(KernelConvergence(("loss_decrease",), run=folder), scale=TINY) == 0
+    assert "(done before)" in capsys.readouterr().out
+    again = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert again == report | {"is_complete": True}
 
 
 def test_no_figure_is_refused():

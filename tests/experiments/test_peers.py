@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -133,8 +134,10 @@ def test_the_learner_in_torch_trains_as_the_demos(compile_fast):
         mlp_ratio=2,
     )
 
+    tokens = pool.take(np.arange(500))["tokens"]
+
     def logits(params):
-        return np.asarray(model.apply(params, pool.take(np.arange(500))["tokens"]))
+        return np.asarray(model.apply(params, jnp.asarray(tokens)))
 
     theirs = torch_learner.logits(peer.params, peer.tokens[:500]).detach().numpy()
     # Trained, so that no bias is 0 and no scale 1.
