@@ -87,3 +87,12 @@ def test_rounding_adds_no_step_that_the_selection_does_not_have():
 def test_a_budget_of_less_than_a_step_an_epoch_is_refused(name):
     with pytest.raises(ValueError, match=f"{name}: a budget of 60 examples is less"):
         fit(name, budget=60)
+
+
+@pytest.mark.parametrize("num_epochs", range(3, 9))
+def test_a_plan_that_costs_just_its_budget_gets_no_step_more(num_epochs):
+    plan, score_cost = own_plan("attent-hard", num_epochs), 1 / 3
+    budget = plan.num_steps * BATCH_SIZE + plan.num_scored * score_cost
+    budgeted = fit("attent-hard", budget=budget)
+    epochs = own_plan("attent-hard", budgeted.num_epochs).steps_per_epoch
+    assert np.all(np.array(budgeted.steps_per_epoch) <= epochs)
