@@ -25,7 +25,6 @@ def without_fences(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-@pytest.mark.usefixtures("compile_fast")
 def test_the_programs_of_a_page_run_as_printed(page):
     test = doctest.DocTestParser().get_doctest(
         without_fences(page), {}, name(page), str(page), 0

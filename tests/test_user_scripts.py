@@ -12,12 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 from attent_jax import data, distributed, scores, selectors, teachers, training
 from attent_jax.typing import ScoreFn, Selection, Teacher, TeacherState
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
 NUM_EXAMPLES, BATCH_SIZE, NUM_EPOCHS = 24, 8, 3
 PARAMS = {"w": jnp.zeros(4)}
 

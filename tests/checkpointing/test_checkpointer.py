@@ -31,7 +31,7 @@ def test_what_is_saved_is_the_state_at_the_save(tmp_path):
     state[0][0] = 5  # may be written to, as what was saved
 
 
-def test_a_run_goes_on_as_if_it_had_not_stopped(tmp_path, compile_fast):
+def test_a_run_goes_on_as_if_it_had_not_stopped(tmp_path):
     x = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
     optimizer = optax.adam(0.1)
     teacher = teachers.attent(selectors.gumbel_top_k(0.5), ratio=0.5)

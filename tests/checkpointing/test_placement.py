@@ -28,7 +28,7 @@ def over_eight():
     }
 
 
-def test_restores_on_other_devices(tmp_path, compile_fast):
+def test_restores_on_other_devices(tmp_path):
     state = over_eight()
     places = {
         "one": dict.fromkeys(state, SingleDeviceSharding(jax.devices()[5])),

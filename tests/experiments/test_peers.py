@@ -109,7 +109,7 @@ def test_infobatch_prunes_after_the_first_epoch_and_not_in_the_last():
         assert not recorder.scored
 
 
-def test_the_learner_in_torch_trains_as_the_demos(compile_fast):
+def test_the_learner_in_torch_trains_as_the_demos():
     torch_learner = pytest.importorskip("experiments.benchmarks.torch_learner")
     torch_learner.torch.set_num_threads(1)
     workload, num_steps, rng = make_workload(), 30, jax.random.key(0)

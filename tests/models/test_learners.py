@@ -14,8 +14,6 @@ from attent_jax.models import (
     VisionTransformer,
 )
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 TOKENS = jax.random.normal(jax.random.key(0), (3, 5, 4))
 IDS = jnp.array([[3, 7, 1, 9, 2, 5], [4, 4, 8, 0, 0, 0], [1, 0, 0, 0, 0, 0]])
 
