@@ -2,7 +2,11 @@
 
 import json
 import multiprocessing
+import os
+import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,6 +16,8 @@ import pytest
 from experiments.study.hooks import Evaluation, Metrics, read_taught
 from experiments.study.workdir import RecordError, Run
 from tests.experiments import tiny_study
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +41,28 @@ def start(processes, folder: Path, **options):
     )
     process.start()
     return process
+
+
+def start_cluster(processes, folder: Path, num_processes: int, **options):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    return [
+        start(processes, folder, cluster=(address, num_processes, number), **options)
+        for number in range(num_processes)
+    ]
+
+
+def wait_until(is_true, started, folder: Path) -> None:
+    """Wait for a sign of processes that run in the folder."""
+    while not is_true():
+        assert all(process.is_alive() for process in started), output_of(folder)
+        time.sleep(0.01)
+
+
+def checkpoints_of(folder: Path) -> set[Path]:
+    found = folder.glob("jobs/*/checkpoints/training/*")
+    return {path for path in found if path.name.isdigit()}
 
 
 def output_of(folder: Path) -> str:
@@ -71,12 +99,10 @@ def assert_same_outcome(folder: Path, reference: Path) -> None:
 
 @pytest.fixture(scope="module")
 def uninterrupted(processes, place):
-    """A run left alone, that never saved, and the seconds that another one took."""
-    finish(processes, place / "reference", checkpoint_seconds=1e9)
+    """A run left alone, that never saved, and about the seconds of one that saves."""
     began = time.monotonic()
-    finish(processes, place / "second")
-    assert_same_outcome(place / "second", place / "reference")
-    return place / "reference", time.monotonic() - began
+    finish(processes, place / "reference", checkpoint_seconds=1e9)
+    return place / "reference", (time.monotonic() - began) / 2  # without compilation
 
 
 def test_the_outcome_is_a_fingerprint_of_the_run(uninterrupted):
@@ -115,50 +141,53 @@ def test_killed_at_random_moments_a_run_ends_bitwise_the_same(
         num_completed += 1
 
 
-def test_sigterm_saves_and_the_run_can_go_on(processes, place, uninterrupted):
+def test_an_interrupted_and_a_preempted_run_can_go_on(processes, place, uninterrupted):
     reference, _ = uninterrupted
     folder = place / "preempted"
+    way_on = f"Continue with --resume --out {folder}"
     process = start(processes, folder, checkpoint_seconds=1e9)
-    while not list(folder.glob("jobs/*/metrics.jsonl")):
-        assert process.is_alive(), output_of(folder)
-        time.sleep(0.01)
+    is_begun = lambda: list(folder.glob("jobs/*/metrics.jsonl"))  # noqa: E731
+    wait_until(is_begun, [process], folder)  # in the first run
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert process.exitcode == 130, output_of(folder)
+    assert f"Interrupted. {way_on}" in output_of(folder)
+    assert "there is nothing to report" in output_of(folder)
+    assert checkpoints_of(folder)
+    process = start(processes, folder, checkpoint_seconds=1e9)
+    is_continued = lambda: "continuing after step" in output_of(folder)  # noqa: E731
+    wait_until(is_continued, [process], folder)
     process.terminate()
     process.join()
     assert process.exitcode == 0, output_of(folder)
-    output = " ".join(output_of(folder).split())
-    assert f"Continue with --resume --out {folder}" in output
-    assert list(folder.glob("jobs/*/checkpoints/training/*"))
+    assert f"SIGTERM: saved. {way_on}" in output_of(folder)
+    assert checkpoints_of(folder)
     finish(processes, folder, checkpoint_seconds=1e9)
-    assert "continuing after step" in output_of(folder)
+    assert output_of(folder).count("continuing after step") == 2
     assert_same_outcome(folder, reference)
 
 
-def test_two_processes_select_as_one_and_one_can_finish_their_run(
+def test_two_processes_select_as_one_survive_a_kill_and_one_can_finish_their_run(
     processes, place, uninterrupted
 ):
-    reference, num_processes = uninterrupted[0], 2
-    folder = place / "cluster"
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    cluster = [
-        start(
-            processes,
-            folder,
-            cluster=(address, num_processes, number),
-            checkpoint_seconds=1e9,
-        )
-        for number in range(num_processes)
-    ]
-    while not list(folder.glob("jobs/*/result.json")):  # the first of two runs
-        assert all(process.is_alive() for process in cluster), output_of(folder)
-        time.sleep(0.01)
+    reference, folder = uninterrupted[0], place / "cluster"
+    cluster = start_cluster(processes, folder, 2, checkpoint_seconds=1e9)
+    is_half_done = lambda: list(folder.glob("jobs/*/result.json"))  # noqa: E731
+    wait_until(is_half_done, cluster, folder)
     cluster[-1].terminate()  # one gets the signal, all stop
     for process in cluster:
         process.join()
         assert process.exitcode == 0, output_of(folder)
+    (preempted_at,) = checkpoints_of(folder)
+    cluster = start_cluster(processes, folder, 2)
+    is_further = lambda: checkpoints_of(folder) - {preempted_at}  # noqa: E731
+    wait_until(is_further, cluster, folder)
+    for process in reversed(cluster):  # one is lost, and the launcher ends the other
+        process.kill()
+        process.join()
     finish(processes, folder, checkpoint_seconds=1e9)
-    assert "continuing after step" in output_of(folder)
+    assert output_of(folder).count("continuing after step") == 2
     found, expected = (
         [*lines_of(run, "params_crc32"), *lines_of(run, "measures")]
         for run in (folder, reference)
@@ -170,6 +199,57 @@ def test_two_processes_select_as_one_and_one_can_finish_their_run(
                 assert line.pop(name) == pytest.approx(like.pop(name), rel=1e-5)
         assert bool(line.pop("params_crc32", 1)) == bool(like.pop("params_crc32", 1))
         assert line == like
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_processes", [2, 4])
+def test_a_stopped_and_a_killed_process_change_nothing(place, num_processes):
+    def launch(folder: Path) -> subprocess.Popen[str]:
+        child = (
+            "from pathlib import Path; from tests.experiments import tiny_study; "
+            f"tiny_study.in_own_process(Path({str(folder)!r}), "
+            f"Path({str(place / 'cache')!r}), cluster=(None, None, None))"
+        )
+        program = (
+            "import sys; from experiments.launch import run; "
+            f"sys.exit(run([sys.executable, '-c', {child!r}], {num_processes}))"
+        )
+        return subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            env=os.environ | {"XLA_FLAGS": ""},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    whole, folder = (place / f"{name}-{num_processes}" for name in ("whole", "killed"))
+    with launch(whole) as launcher:
+        assert launcher.wait() == 0, output_of(whole)
+    with launch(folder) as launcher:
+        while not checkpoints_of(folder):
+            assert launcher.poll() is None, output_of(folder)
+            time.sleep(0.01)
+        children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+        pids = [int(pid) for pid in children.read_text().split()]
+        assert len(pids) == num_processes
+        os.kill(pids[-1], signal.SIGSTOP)
+        assert launcher.stderr is not None
+        assert f"kill -CONT {pids[-1]}" in launcher.stderr.readline()
+        time.sleep(3)
+        os.kill(pids[-1], signal.SIGCONT)
+        assert "continues" in launcher.stderr.readline()
+        before = checkpoints_of(folder)
+        while not checkpoints_of(folder) - before:
+            assert launcher.poll() is None, output_of(folder)
+            time.sleep(0.01)
+        os.kill(pids[-1], signal.SIGKILL)
+        began = time.monotonic()
+        assert launcher.wait() == 128 + signal.SIGKILL
+        assert time.monotonic() - began < 20
+    with launch(folder) as launcher:
+        assert launcher.wait() == 0, output_of(folder)
+    assert "continuing after step" in output_of(folder)
+    assert_same_outcome(folder, whole)
 
 
 def test_steps_that_are_not_finite_are_skipped_counted_and_reported(processes, place):
