@@ -380,7 +380,7 @@ class _Training(NamedTuple):
 
     def evaluate_finally(self, progress: _Progress) -> None:
         """The workload's final evaluation, in steps that are saved like training's."""
-        final = self.run.workload.final_evaluation
+        final = self.run.workload.final_evaluate
         if final is None:
             return
         params, split = progress.state.params, self.split

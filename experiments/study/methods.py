@@ -73,19 +73,34 @@ def full_batch_step(
 
 
 def in_batch_step(
-    select_fn: SelectFn, ratio: float = 0.5, *, reuse_forward: bool = False
+    select_fn: SelectFn,
+    ratio: float = 0.5,
+    *,
+    group_size: int = 8,
+    reuse_forward: bool = False,
 ) -> MakeStep:
-    """Train on a share of each batch, selected within each device's part of it."""
+    """Train on a share of each batch, selected within groups of `group_size` rows.
+
+    The groups, and so the results, are the same on any number of devices.
+    """
 
     def make_step(
         workload: Workload, optimizer: optax.GradientTransformation, mesh: Mesh
     ) -> Step:
+        num_groups = workload.batch_size // group_size
+        if workload.batch_size % group_size or num_groups % mesh.size:
+            raise ValueError(
+                f"selection inside the batch takes groups of {group_size} rows, which "
+                f"must divide over the devices, but batch_size is "
+                f"{workload.batch_size} on {mesh.size} devices: change one of them, or "
+                f"leave out in-batch with --methods."
+            )
         train_step = training.make_selective_train_step(
             workload.loss_fn,
             optimizer,
             select_fn,
-            num_selected=int(workload.batch_size * ratio) // mesh.size * mesh.size,
-            num_groups=mesh.size,
+            num_selected=num_groups * max(1, int(group_size * ratio)),
+            num_groups=num_groups,
             reuse_forward=reuse_forward,
             trainable=workload.trainable,
         )

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.experimental import multihost_utils
@@ -100,7 +101,7 @@ class Workload(NamedTuple):
     large leaves."""
     fsdp: int | None = 1
     """Devices that large leaves are split over; None: all."""
-    final_evaluation: FinalEvaluation | None = None
+    final_evaluate: FinalEvaluation | None = None
     learning_rates: tuple[tuple[str, float], ...] = ()
     """`(method, peak)` of the methods that have a better one of their own."""
     groups: tuple[str, ...] = ()
@@ -133,10 +134,10 @@ def warmup_cosine(
     """
 
     def schedule(step):
-        done = step / num_steps
-        warm = jax.numpy.minimum(done / warmup_share, 1)
-        cooled = jax.numpy.maximum(done - warmup_share, 0) / (1 - warmup_share)
-        return learning_rate * warm * (1 + jax.numpy.cos(jax.numpy.pi * cooled)) / 2
+        done = jnp.asarray(step).astype(float) / num_steps
+        warm = jnp.minimum(done / warmup_share, 1)
+        cooled = jnp.maximum(done - warmup_share, 0) / (1 - warmup_share)
+        return learning_rate * warm * (1 + jnp.cos(jnp.pi * cooled)) / 2
 
     return schedule
 

@@ -241,7 +241,7 @@ def test_a_final_evaluation_interrupted_and_resumed_is_the_uninterrupted(tmp_pat
 
     def run(folder, *, is_stopped=False):
         probe, recorder, interruption = Probe(), Recorder(), Interruption()
-        workload = tiny_study.WORKLOAD._replace(final_evaluation=probe.evaluation())
+        workload = tiny_study.WORKLOAD._replace(final_evaluate=probe.evaluation())
         spec = RunSpec(workload, METHODS["recommended"], 1, 400, 1)
         checkpoints = Checkpoints(
             folder, seconds=1e9, max_skipped=10, interruption=interruption

@@ -225,7 +225,7 @@ def test_steps_within_the_batch_teach_and_record_only_what_they_selected(
     if "in-batch" not in case.methods:
         return
     size, spec = case.workload.batch_size, case.spec("in-batch")
-    spec = spec._replace(budget=0.4 * case.workload.num_examples)
+    spec = spec._replace(budget=0.8 * case.workload.num_examples)
     recorder, memory = Recorder(), MemoryCheckpoints()
     hooks = [recorder, memory, Taught(tmp_path / "taught.ids")]
     train(spec, mesh=case.mesh, hooks=hooks)

@@ -21,7 +21,7 @@ from experiments.study.options import RunOptions, StudyOptions
 from experiments.study.study import Experiment, Preset, run_study
 from experiments.study.workload import Objective, Split, Workload, measure_each
 
-NUM_EXAMPLES, BATCH_SIZE, NUM_CLASSES = 400, 8, 3
+NUM_EXAMPLES, BATCH_SIZE, NUM_CLASSES = 400, 16, 3
 NUM_EPOCHS = 3
 
 RECOMMENDED = next(m for m in STANDARD_METHODS if m.name == "recommended")
