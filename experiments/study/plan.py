@@ -159,8 +159,11 @@ class _Alone:
     def repeated(self) -> float:
         """Of updates beyond one update of every parameter."""
         if self._update is None:
-            is_worth_compiling = self._is_small and self._copies > 1.1
-            self._update = self._count(_UPDATE, is_small=is_worth_compiling)
+            self._update = self._count(_UPDATE, is_small=False)
+            if self._is_small and self._copies > 1.1:
+                # The larger count: of the two programs one may simplify the gradient.
+                compiled = self._count(_UPDATE, is_small=True)
+                self._update = max(self._update, compiled)
         return self._update * (self._copies - 1)
 
     def _count(self, name: str, *, is_small: bool) -> float:

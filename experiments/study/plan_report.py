@@ -14,6 +14,8 @@ from experiments.study.plan import TRAIN_STEP, Row, plan_workload
 from experiments.study.study import Experiment, make_mesh
 from experiments.study.workdir import as_json_line, environment
 
+LOOPS = 0.95
+"""Work below which FLOPs were not counted in full."""
 TOLERANCE = 1.05
 """Work of all devices relative to one device's, above which it is not divided."""
 
@@ -93,6 +95,11 @@ def sentences(rows: Sequence[Row], devices: Devices) -> list[str]:
                 f"The {row.program} is not divided: the devices together do "
                 f"{work:.2f} × one device's work."
             )
+        if work < LOOPS:
+            said.append(
+                f"The work of the {row.program} is more than {work:.2f}: the compiler "
+                f"has made loops, whose body XLA counts once."
+            )
         if row.repeated > 0.05 * row.one_device:
             said.append(
                 f"The {row.program} repeats the update of replicated parameters on "
@@ -160,7 +167,8 @@ def markdown(path: Path) -> str:
         lines.append(
             f"| {row['program']} | {_bytes(memory['arguments'])} | "
             f"{_bytes(memory['temporaries'])} | {_bytes(row['total'])} | "
-            f"{row['total'] / row['device_memory']:.0%} | {row['work']:.2f} | "
+            f"{row['total'] / row['device_memory']:.0%} | "
+            f"{'≥ ' * (row['work'] < LOOPS)}{row['work']:.2f} | "
             + ", ".join(
                 f"{kind} {_bytes(found['bytes'])}"
                 for kind, found in row["collectives"].items()

@@ -15,7 +15,7 @@ from experiments.__main__ import parse
 from experiments.study.described_devices import GIB, Devices, TopologyError
 from experiments.study.methods import STANDARD_METHODS
 from experiments.study.plan import Row, plan_workload
-from experiments.study.plan_report import fit, report, run_plan, sentences
+from experiments.study.plan_report import fit, markdown, report, run_plan, sentences
 from experiments.study.programs import Collectives, Memory, collectives_of
 from experiments.study.study import Experiment, Preset
 from tests.experiments.tiny_study import WORKLOAD, loss_fn
@@ -118,6 +118,8 @@ def test_work_that_is_not_divided_is_said():
     said = " ".join(sentences([updates], CHIP))
     assert "not divided" not in said
     assert "repeats the update of replicated parameters" in said
+    loops = row(1, flops=5e8)
+    assert "body XLA counts once" in " ".join(sentences([loops], CHIP))
 
 
 def test_collectives_are_counted_once():
@@ -204,3 +206,8 @@ def test_a_compiler_that_is_missing_is_one_sentence():
     assert done.returncode == 2
     assert done.stderr.startswith("error: topology=v5e:4x4 needs the TPU's compiler")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_documentation_shows_the_stored_rows():
+    table = markdown(ROOT / "experiments" / "results" / "pod_check.jsonl")
+    assert table in (ROOT / "docs" / "devices.md").read_text()
