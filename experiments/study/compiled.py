@@ -50,7 +50,14 @@ def compile_for(workload: Workload, make_step: MakeStep, mesh: Mesh) -> Compiled
 
 def _key(workload: Workload) -> Workload:
     """The workload without what compiled functions do not depend on."""
-    return workload._replace(load=_no_data, evaluate=_no_data, example=None)
+    return workload._replace(
+        load=_no_data,
+        evaluate=_no_data,
+        final_evaluate=None,
+        example=None,
+        learning_rate=0.0,
+        learning_rates=(),
+    )
 
 
 def _no_data(*_) -> Any:

@@ -235,7 +235,6 @@ class StopAtFinalStep(Hook):
         self._interruption.is_preempted = number == 3
 
 
-@pytest.mark.usefixtures("compile_fast")
 def test_a_final_evaluation_interrupted_and_resumed_is_the_uninterrupted(tmp_path):
     mesh = distributed.make_mesh(devices=jax.devices()[:1])
 

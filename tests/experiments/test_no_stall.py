@@ -106,7 +106,6 @@ def waits(monkeypatch) -> Waits:
     return waits
 
 
-@pytest.mark.usefixtures("compile_fast")
 def test_no_wait_between_two_dispatches_is_for_a_recent_step(waits):
     workload = tiny_study.WORKLOAD
     spec = RunSpec(workload, METHODS["recommended"], 1, 3 * workload.num_examples, 1)
