@@ -114,6 +114,8 @@ def main(config: KernelConvergence, scale: Scale | None = None) -> int:
         "kernel-convergence",
         config.run.out,
         config={
+            "preset": config.preset,
+            "scale": scale._asdict(),
             "title": TITLE,
             "description": (
                 f"Small transformers in float64 learn {scale.num_pool} sequences of "
@@ -121,8 +123,6 @@ def main(config: KernelConvergence, scale: Scale | None = None) -> int:
                 f"others. {scale.num_steps} steps at most, {scale.num_seeds} seeds "
                 f"({scale.layer_seeds} of single layers)."
             ),
-            "preset": config.preset,
-            "scale": scale._asdict(),
             "figures": get_args(FigureName),
         },
         resume=config.run.resume,

@@ -93,8 +93,6 @@ def run_study(
         experiment.name,
         where.out,
         config={
-            "title": experiment.title,
-            "description": experiment.description,
             "preset": preset_name,
             "epochs": epochs,
             "cost_share": preset.cost_share,
@@ -105,6 +103,8 @@ def run_study(
                 for method in experiment.methods
             },
             "objective": workload.objective._asdict(),
+            "title": experiment.title,
+            "description": experiment.description,
             "groups": list(workload.groups),
             "methods": [method.name for method in experiment.methods],
         },

@@ -113,7 +113,7 @@ class Run:
                 f"out={self.folder} has a damaged {CONFIG_NAME}: name a new folder."
             )
         now = json.loads(text)
-        for name in sorted(was.keys() | now.keys()):
+        for name in (*now, *was):
             if was.get(name) != now.get(name):
                 return RecordError(
                     f"out={self.folder} was run with {name}={was.get(name)!r}, not "
