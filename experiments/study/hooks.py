@@ -1,6 +1,8 @@
 """What happens beside the training loop, each hook on its own cadence."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -228,7 +230,8 @@ class Checkpoints(Hook):
         self, part: str, target: PyTree, identity: dict[str, Any]
     ) -> Checkpoint | None:
         folder = self._folder / part.replace(" ", "-")
-        checkpointer = Checkpointer(folder, target, identity=identity)
+        with _saying_how_to_continue():
+            checkpointer = Checkpointer(folder, target, identity=identity)
         self._checkpointers[part] = checkpointer
         try:
             return checkpointer.restore()
@@ -256,7 +259,8 @@ class Checkpoints(Hook):
           Preempted, KeyboardInterrupt, TooManySkipped: after saving.
         """
         checkpointer = self._checkpointers[part]
-        checkpointer.save(clock, state, position)
+        with _saying_how_to_continue():
+            checkpointer.save(clock, state, position)
         self._saved_at = time.monotonic()
         self._any_process.forget()
         num_skipped = position.get("num_skipped", 0)
@@ -274,4 +278,14 @@ class Checkpoints(Hook):
 
     def close(self) -> None:
         for checkpointer in self._checkpointers.values():
-            checkpointer.close()
+            with _saying_how_to_continue():
+                checkpointer.close()
+
+
+@contextlib.contextmanager
+def _saying_how_to_continue() -> Iterator[None]:
+    """For checkpoints that cannot be written."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} Then continue with --resume.") from error

@@ -2,6 +2,8 @@
 
 import fcntl
 import json
+import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -183,3 +185,10 @@ def test_a_damaged_checkpoint(tmp_path):
         hook.resume("training", target, {})
     hook.close()
     assert f"starts again once you remove {job}" in str(raised.value)
+
+
+def test_a_disk_without_room_for_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
+    hook = Checkpoints(tmp_path, seconds=1, max_skipped=0, interruption=Interruption())
+    with pytest.raises(ValueError, match=r"make room.*Then continue with --resume"):
+        hook.resume("training", {"w": tiny_study.examples(0)["x"]}, {})
