@@ -167,7 +167,7 @@ def test_a_batch_that_does_not_divide_over_the_processes(
     monkeypatch.setattr(study.jax, "devices", lambda: [None] * 3)
     monkeypatch.setattr(study.jax, "process_count", lambda: 3)
     message = refusal("--out", tmp_path / "run")
-    assert "a batch of 8 examples does not divide over the 3 devices of 3" in message
+    assert "examples does not divide over the 3 devices of 3 processes" in message
     assert not (tmp_path / "run").exists()
 
 
