@@ -23,6 +23,7 @@ from tests.experiments.tiny_study import WORKLOAD, loss_fn
 ROOT = Path(__file__).parents[2]
 IN_BATCH = next(m for m in STANDARD_METHODS if m.name == "in-batch")
 BATCH_SIZE, NUM_DEVICES = 4096, 8
+OF_EIGHT = WORKLOAD._replace(batch_size=8)
 
 
 def no_data(seed):
@@ -157,7 +158,7 @@ def test_bad_options_are_refused_at_once(arguments, message, capsys):
 
 def test_devices_have_to_divide_the_batch():
     tiny = Experiment(
-        "tiny", "", "", {"tiny": Preset("", 3, "1", lambda: WORKLOAD)}, [IN_BATCH]
+        "tiny", "", "", {"tiny": Preset("", 3, "1", lambda: OF_EIGHT)}, [IN_BATCH]
     )
     three = Devices("3 × cpu", jax.devices()[:3], None)
     with pytest.raises(TopologyError, match="batch of 8 does not divide over the 3"):
