@@ -24,7 +24,7 @@ _COMMANDS = {
         "find every method's peak learning rate, on seeds that are not reported",
     ),
     "plan": (
-        "experiments.study.plan_command",
+        "experiments.plan.command",
         "compile an experiment for a pod or other devices, and say what it needs",
     ),
     "report": (

@@ -13,7 +13,7 @@ import tyro
 from attent_jax import distributed, selectors, training
 from experiments.benchmarks.interleaved import store, time_interleaved
 from experiments.benchmarks.selective_step import Size, build
-from experiments.study.programs import collectives_of
+from experiments.plan.compiled_facts import collectives_of
 from experiments.study.workdir import environment
 
 SIZE = Size(128, 4, 4, 64, 64, jnp.float32)

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from experiments.study.described_devices import this_machine
+from experiments.plan.described_devices import this_machine
+from experiments.plan.report import run_plan
 from experiments.study.options import RunOptions, StudyOptions
-from experiments.study.plan_report import run_plan
 from experiments.study.study import Experiment, choose_methods, run_study
 
 

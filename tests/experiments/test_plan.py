@@ -12,11 +12,11 @@ import pytest
 
 from attent_jax import distributed
 from experiments.__main__ import parse
-from experiments.study.described_devices import GIB, Devices, TopologyError
+from experiments.plan.compiled_facts import Collectives, Memory, collectives_of
+from experiments.plan.described_devices import GIB, Devices, TopologyError
+from experiments.plan.report import fit, markdown, report, run_plan, sentences
+from experiments.plan.rows import Row, plan_workload
 from experiments.study.methods import STANDARD_METHODS
-from experiments.study.plan import Row, plan_workload
-from experiments.study.plan_report import fit, markdown, report, run_plan, sentences
-from experiments.study.programs import Collectives, Memory, collectives_of
 from experiments.study.study import Experiment, Preset
 from tests.experiments.tiny_study import WORKLOAD, loss_fn
 

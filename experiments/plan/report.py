@@ -9,8 +9,8 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from experiments.study.described_devices import Devices, TopologyError
-from experiments.study.plan import TRAIN_STEP, Row, plan_workload
+from experiments.plan.described_devices import Devices, TopologyError
+from experiments.plan.rows import TRAIN_STEP, Row, plan_workload
 from experiments.study.study import Experiment, make_mesh
 from experiments.study.workdir import as_json_line, environment
 

@@ -7,15 +7,15 @@ from typing import Annotated
 
 import tyro
 
-from experiments.study.command import Command
-from experiments.study.described_devices import (
+from experiments.plan.described_devices import (
     TopologyError,
     check_topology,
     cpus,
     described,
     this_machine,
 )
-from experiments.study.plan_report import run_plan
+from experiments.plan.report import run_plan
+from experiments.study.command import Command
 from experiments.study.study import find_experiment
 
 

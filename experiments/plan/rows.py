@@ -15,16 +15,16 @@ from jaxtyping import PyTree
 from attent_jax import distributed, selectors, teachers
 from attent_jax.scores import ScoreTable
 from attent_jax.typing import Teacher
-from experiments.study.compiled import compile_for
-from experiments.study.loop import NUM_IN_FLIGHT
-from experiments.study.methods import MakeStep, Method, full_batch_step
-from experiments.study.programs import (
+from experiments.plan.compiled_facts import (
     Collectives,
     Memory,
     collectives_of,
     flops_of,
     memory_of,
 )
+from experiments.study.compiled import compile_for
+from experiments.study.loop import NUM_IN_FLIGHT
+from experiments.study.methods import MakeStep, Method, full_batch_step
 from experiments.study.workload import Workload
 
 TRAIN_STEP, _UPDATE = "train step", "update of the parameters"

@@ -1,0 +1,1 @@
+"""Compile an experiment for devices that need not be there, and say what it needs."""
