@@ -147,17 +147,18 @@ def _key_impl(like: jax.ShapeDtypeStruct) -> Any:
 
 
 def checksums_of(arrays: Sequence[jax.Array | np.ndarray]) -> list[int]:
-    """Of each array: the sum of bits[i] · (2i + 1), modulo 2^32.
+    """Of each array: the sum of mix(bits[i] + 0x9E3779B9 · (i + 1)), modulo 2^32.
 
-    It is computed where the array is. The factors are odd, so that a change of any one
-    entry changes the sum, which is the same in any order and over any shards.
+    It is computed where the array is, and is the same in any order and over any shards.
+    The mixing function is MurmurHash3's finalizer, a bijection: a change of any one
+    entry changes the sum, and changes of several do not cancel but by chance.
     """
     by_devices = defaultdict(list)  # a jitted function takes one set of devices
     for i, array in enumerate(arrays):
         by_devices[_devices(array)].append(i)
     checksums = [0] * len(arrays)
     for members in by_devices.values():
-        summed = _weighted_sums([_countable(arrays[i]) for i in members])
+        summed = _sums_of_mixed([_countable(arrays[i]) for i in members])
         for i, checksum in zip(members, jax.device_get(summed), strict=True):
             checksums[i] = int(checksum)
     return checksums
@@ -217,17 +218,20 @@ def _countable(array: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
 
 
 @jax.jit
-def _weighted_sums(arrays: list[jax.Array]) -> list[jax.Array]:
-    return [_weighted_sum(_bits(array)) for array in arrays]
+def _sums_of_mixed(arrays: list[jax.Array]) -> list[jax.Array]:
+    return [_sum_of_mixed(_bits(array)) for array in arrays]
 
 
-def _weighted_sum(bits: jax.Array) -> jax.Array:
+def _sum_of_mixed(bits: jax.Array) -> jax.Array:
     index, stride = jnp.zeros(bits.shape, jnp.uint32), 1
     for axis in reversed(range(bits.ndim)):  # without a reshape, which moves shards
         position = lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
         index += position * np.uint32(stride % 2**32)
         stride *= bits.shape[axis]
-    return jnp.sum(bits.astype(jnp.uint32) * (2 * index + 1), dtype=jnp.uint32)
+    mixed = bits.astype(jnp.uint32) + (index + 1) * np.uint32(0x9E3779B9)
+    mixed = (mixed ^ (mixed >> 16)) * np.uint32(0x85EBCA6B)
+    mixed = (mixed ^ (mixed >> 13)) * np.uint32(0xC2B2AE35)
+    return jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)
 
 
 def _bits(array: jax.Array) -> jax.Array:

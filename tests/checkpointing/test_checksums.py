@@ -5,12 +5,22 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from attent_jax.checkpointing import checksum
 from tests.checkpointing.saved_runs import assert_same, mesh, placed, restored, saved
 
 
+def finalizer(word):
+    """MurmurHash3's."""
+    word = (word ^ (word >> 16)) * 0x85EBCA6B % 2**32
+    word = (word ^ (word >> 13)) * 0xC2B2AE35 % 2**32
+    return word ^ (word >> 16)
+
+
 def reference_checksum(words):
-    return sum(w * (2 * i + 1) for i, w in enumerate(words)) % 2**32
+    mixed = [(w + 0x9E3779B9 * (i + 1)) % 2**32 for i, w in enumerate(words)]
+    return sum(map(finalizer, mixed)) % 2**32
 
 
 def test_the_record_tells_leaves_and_their_checksums(tmp_path):
@@ -46,3 +56,18 @@ def test_the_record_tells_leaves_and_their_checksums(tmp_path):
         assert_same(restored(tmp_path / "64", on_device).state, on_device)
     record = json.loads((tmp_path / "64/1/record/metadata").read_text())["record"]
     assert record["leaves"][0]["checksum"] == whole
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda w: -w, lambda w: w[::-1], lambda w: w[[1, 0, 2, 3, 4, 5]], lambda w: w * 2],
+    ids=["signs", "reversed", "swapped", "doubled"],
+)
+def test_a_change_of_many_entries_changes_the_checksum_of_a_state(change):
+    words = np.random.default_rng(0).normal(size=6).astype(np.float32)
+    state = {"w": jnp.asarray(words), "key": jax.random.key(0)}
+    assert checksum(state) == checksum({"w": words, "key": jax.random.key(0)})
+    split = placed(words, mesh(1, 2), "model")
+    assert checksum(state) == checksum(state | {"w": split})
+    assert checksum(state) != checksum(state | {"w": change(words)})
+    assert checksum(state) != checksum(state | {"key": jax.random.key(1)})

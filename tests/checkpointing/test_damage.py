@@ -21,8 +21,11 @@ from tests.checkpointing.saved_runs import (
 
 
 def flip(file):
+    """Flip a bit in the middle: of a digit if there is one, so that JSON stays JSON."""
     damaged = bytearray(file.read_bytes())
-    damaged[len(damaged) // 2] ^= 16
+    middle = len(damaged) // 2
+    after = range(middle, len(damaged))
+    damaged[next((i for i in after if chr(damaged[i]).isdecimal()), middle)] ^= 1
     file.write_bytes(damaged)
 
 
