@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -21,11 +22,11 @@ from tests.checkpointing.saved_runs import (
 
 
 def flip(file):
-    """Flip a bit in the middle: of a digit if there is one, so that JSON stays JSON."""
+    """Flip a bit in the middle: of a number's last digit if there is one."""
     damaged = bytearray(file.read_bytes())
     middle = len(damaged) // 2
-    after = range(middle, len(damaged))
-    damaged[next((i for i in after if chr(damaged[i]).isdecimal()), middle)] ^= 1
+    number = re.search(rb"\d\d+", damaged[middle:])
+    damaged[middle + number.end() - 1 if number else middle] ^= 1
     file.write_bytes(damaged)
 
 
