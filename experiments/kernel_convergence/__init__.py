@@ -144,7 +144,7 @@ def main(config: KernelConvergence, scale: Scale | None = None) -> int:
             f"  {figure.seconds:.0f} s{'  (done before)' * is_done}"
         )
 
-    jobs = [functools.partial(complete, name) for name in config.figures]
+    jobs = {name: functools.partial(complete, name) for name in config.figures}
     with jax.enable_x64(True):
         return run_jobs(run, jobs, total=len(jobs))
 

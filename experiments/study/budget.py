@@ -38,7 +38,8 @@ def fit_to_budget(
 ) -> Budgeted:
     """The method's plan for as many epochs as the budget needs.
 
-    Every epoch is shortened by the same share, so that the plan keeps its phases. An
+    A plan that teaches the whole pool in every epoch is cut at its end. In any other
+    every epoch is shortened by the same share, so that the plan keeps its phases: an
     epoch then trains on a random part of its selection. The result is cached, so that a
     method's next seed compiles nothing.
     """
@@ -57,12 +58,16 @@ def fit_to_budget(
     def scoring_of(plan: TeachingPlan) -> float:
         return plan.num_scored * score_cost if method.scores == "pass" else 0.0
 
-    num_epochs = max(3, int(budget / num_examples))
+    least = method.min_epochs
+    num_epochs = max(least, int(budget / num_examples))
     plan, spent = plan_of(num_epochs)
+    if spent > 2:
+        num_epochs = max(least, int(num_epochs / spent))
+        plan, spent = plan_of(num_epochs)
     while spent < _WHOLE:
         num_epochs = max(num_epochs + 1, int(num_epochs / spent))
         plan, spent = plan_of(num_epochs)
-    while num_epochs > 3 and (fewer := plan_of(num_epochs - 1))[-1] >= _WHOLE:
+    while num_epochs > least and (fewer := plan_of(num_epochs - 1))[-1] >= _WHOLE:
         num_epochs, (plan, _) = num_epochs - 1, fewer
     num_steps = np.ceil(_WHOLE * (budget - scoring_of(plan)) / step_cost)
     if num_steps < len(plan.steps_per_epoch):
@@ -70,6 +75,10 @@ def fit_to_budget(
             f"{method.name}: a budget of {budget:,.0f} examples is less than a step an "
             f"epoch: train for more epochs, or leave the method out of --methods."
         )
-    ends = np.cumsum(plan.steps_per_epoch) * (num_steps / plan.num_steps)
+    ends = np.cumsum(plan.steps_per_epoch)
+    if np.all(plan.num_selected == num_examples):
+        ends = np.minimum(ends, num_steps)
+    else:
+        ends = ends * (num_steps / plan.num_steps)
     steps_per_epoch = np.diff(np.rint(ends).astype(int), prepend=0)
     return Budgeted(num_epochs, tuple(steps_per_epoch.tolist()), step_cost, score_cost)

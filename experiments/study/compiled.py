@@ -27,7 +27,7 @@ class Outcome(NamedTuple):
     is_bad: Bool[Array, "batch"]
     """`[batch]` rows whose loss is not finite."""
     is_taught: Bool[Array, "batch"]
-    """`[batch]` rows that the step trained on."""
+    """`[batch]` rows that the step trained on; none if it was skipped."""
 
 
 class Compiled(NamedTuple):
@@ -96,7 +96,10 @@ def _common(workload: Workload, mesh: Mesh) -> _Common:
 
 def _optimizer(workload: Workload, num_steps: Any, learning_rate: Any):
     # The two numbers are part of the optimizer's state.
-    return optax.inject_hyperparams(workload.make_optimizer)(num_steps, learning_rate)
+    make = optax.inject_hyperparams(
+        workload.make_optimizer, hyperparam_dtype=jnp.float32
+    )
+    return make(num_steps, learning_rate)
 
 
 @functools.cache
@@ -117,7 +120,8 @@ def _compile_for(workload: Workload, make_step: MakeStep, mesh: Mesh) -> Compile
             ids, info.losses, weights * info.is_taught.astype(weights.dtype)
         )
         is_bad = ~jnp.isfinite(info.losses) & info.is_taught
-        return state, table, Outcome(info.loss, info.is_skipped, is_bad, info.is_taught)
+        is_taught = info.is_taught & ~info.is_skipped
+        return state, table, Outcome(info.loss, info.is_skipped, is_bad, is_taught)
 
     return Compiled(common.init, step, common.score_fn, common.abstract_state)
 
@@ -154,10 +158,12 @@ def _count_flops(
         jax.ShapeDtypeStruct((size,), np.int32),
         jax.ShapeDtypeStruct((size,), np.float32),
     )
-    score = jax.jit(functions.score_fn).lower(state.params, rng, workload.batch(1))
-    return Flops(
-        *(
-            (lowered.cost_analysis() or {}).get("flops", 0.0)
-            for lowered in (step, score)
-        )
+    num_scored = min(workload.score_batch_size, workload.num_examples)
+    score = jax.jit(functions.score_fn).lower(
+        state.params, rng, workload.batch(num_scored)
     )
+    return Flops(_flops_of(step), _flops_of(score) / num_scored)
+
+
+def _flops_of(lowered: jax.stages.Lowered) -> float:
+    return (lowered.cost_analysis() or {}).get("flops", 0.0)

@@ -64,6 +64,11 @@ class Evaluation(NamedTuple):
 class Hook:
     """Receives the events of a run. This base class ignores them."""
 
+    @property
+    def name(self) -> str:
+        """By which its position is saved; no two hooks of a run have the same."""
+        return type(self).__name__
+
     def resume(
         self, part: str, target: PyTree, identity: dict[str, Any]
     ) -> Checkpoint | None:
@@ -234,13 +239,25 @@ class Checkpoints(Hook):
             checkpointer = Checkpointer(folder, target, identity=identity)
         self._checkpointers[part] = checkpointer
         try:
-            return checkpointer.restore()
+            saved = checkpointer.restore()
         except CheckpointError as error:
             raise CheckpointError(
                 f"{error} With --resume, this run continues from the checkpoint before "
                 f"it once you remove the newest folder in {folder}, and starts again "
                 f"once you remove {self._folder.parent}."
             ) from error
+        if saved is not None:
+            self._check(saved.position.get("num_skipped", 0))
+        return saved
+
+    def _check(self, num_skipped: int) -> None:
+        if num_skipped > self._max:
+            raise TooManySkipped(
+                f"{num_skipped} steps had a loss or gradient that is not finite, and "
+                f"{self._max} are allowed; metrics.jsonl has the ids of their "
+                f"examples, {self._folder} the last good state. Fix the examples or "
+                f"the loss, or allow more with --max-skipped-steps."
+            )
 
     def wants_state(self, num_skipped: int) -> bool:
         is_late = time.monotonic() - self._saved_at >= self._seconds
@@ -264,16 +281,11 @@ class Checkpoints(Hook):
         self._saved_at = time.monotonic()
         self._any_process.forget()
         num_skipped = position.get("num_skipped", 0)
-        if num_skipped > self._max:
+        is_stopped = self._is_preempted or self._is_interrupted
+        if is_stopped or num_skipped > self._max:
             checkpointer.wait()
-            raise TooManySkipped(
-                f"{num_skipped} steps had a loss or gradient that is not finite, and "
-                f"{self._max} are allowed; metrics.jsonl has the ids of their "
-                f"examples, {self._folder} the last good state. Fix the examples or "
-                f"the loss, or allow more with --max-skipped-steps."
-            )
-        if self._is_preempted or self._is_interrupted:
-            checkpointer.wait()
+        self._check(num_skipped)
+        if is_stopped:
             raise Preempted if self._is_preempted else KeyboardInterrupt
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """Jobs in turn, with progress, and a report of what is completed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -12,16 +12,17 @@ Job = Callable[[Progress, TaskID], None]
 """Does what is left of a job, stores its result, and moves the progress on."""
 
 
-def run_jobs(run: Run, jobs: Sequence[Job], *, total: float) -> int:
+def run_jobs(run: Run, jobs: Mapping[str, Job], *, total: float) -> int:
     """Run all jobs and report; returns the exit status.
 
     Ctrl-C stops here and reports what is completed.
 
     Args:
       run: the folder.
-      jobs: in their order; those that are completed only say so.
+      jobs: by name, in their order; those that are completed only say so.
       total: the jobs' cost, in the unit of the progress.
     """
+    run.ask_for(jobs)
     console = Console(highlight=False, quiet=not run.is_writer)
     verb = "Continuing" if run.is_resumed else "Writing"
     console.print(f"{verb} in {run.folder}", soft_wrap=True)
@@ -30,7 +31,7 @@ def run_jobs(run: Run, jobs: Sequence[Job], *, total: float) -> int:
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("compiling", total=total)
         try:
-            for job in jobs:
+            for job in jobs.values():
                 job(progress, task)
             status = 0
         except KeyboardInterrupt:
@@ -42,15 +43,15 @@ def run_jobs(run: Run, jobs: Sequence[Job], *, total: float) -> int:
             progress.console.print(f"error: {error}", soft_wrap=True)
             status = 1
     if run.is_writer:
-        _report(run, console, is_complete=status == 0)
+        _report(run, console)
     return status
 
 
-def _report(run: Run, console: Console, *, is_complete: bool) -> None:
+def _report(run: Run, console: Console) -> None:
     # Matplotlib takes half a second, for which a wrong option need not wait.
     from experiments.study.report import write_report
 
-    report = write_report([run.folder], run.folder, is_complete=is_complete)
+    report = write_report([run.folder], run.folder)
     if report is None:
         console.print("Nothing was completed: there is nothing to report.")
         return

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from attent_jax import distributed
-from attent_jax.checkpointing import checksum
+from attent_jax.checkpointing import Checkpoint, checksum
 from attent_jax.data import EpochBatch, epoch_batches
 from attent_jax.scores import ScoreTable
 from attent_jax.training import TrainState, score_pool
@@ -28,6 +28,8 @@ from experiments.study.workload import Split, Workload
 
 CHUNK_SIZE = 25
 """Steps whose results are read together, while the device works on the next ones."""
+_BESIDE = ("seconds", "hooks")
+"""What is saved beside a part's own state and position."""
 NUM_IN_FLIGHT = 3
 """Steps that wait for the device, at most; each holds a batch in its memory."""
 
@@ -79,6 +81,11 @@ def train(run: RunSpec, *, mesh: Mesh, hooks: Sequence[Hook] = ()) -> Result:
         workload says.
       hooks: what happens besides, in this order.
     """
+    if len({hook.name for hook in hooks}) < len(hooks):
+        raise ValueError(
+            f"hooks have the same name: {', '.join(hook.name for hook in hooks)}: give "
+            f"one of them another name."
+        )
     split = run.workload.load(run.seed)
     if len(split.train) != run.workload.num_examples:
         raise ValueError(
@@ -200,20 +207,33 @@ class _Training(NamedTuple):
             )
         losses = np.zeros(max(self.plan.steps_per_epoch), np.float32)
         progress = _Progress(state, teaching, table, losses)
+        saved = self._resume("training", progress.arrays())
+        if saved is not None:
+            own = {k: v for k, v in saved.position.items() if k not in _BESIDE}
+            progress = _Progress(**saved.state, **own)
         for hook in self.hooks:
-            saved = hook.resume("training", progress.arrays(), self.identity())
-            if saved is not None:
-                position = dict(saved.position)
-                self.timer.seconds.update(position.pop("seconds"))
-                positions = position.pop("hooks")
-                progress = _Progress(**saved.state, **position)
-                break
-        else:
-            positions = [None] * len(self.hooks)
-        for hook, position in zip(self.hooks, positions, strict=True):
-            hook.restore(position)
             hook.on_start(progress.step, self.num_steps)
         return progress
+
+    def _resume(self, part: str, target: Any) -> Checkpoint | None:
+        """Where a part of the run was saved; hooks and timer go back to it."""
+        found = [hook.resume(part, target, self.identity()) for hook in self.hooks]
+        saved = next((checkpoint for checkpoint in found if checkpoint), None)
+        if saved is None and part != "training":
+            return None
+        seconds, positions = {}, {}
+        if saved is not None:
+            seconds, positions = (saved.position[name] for name in _BESIDE)
+        for hook in self.hooks:
+            hook.restore(positions.get(hook.name))
+        for phase, spent in seconds.items():
+            self.timer.seconds[phase] += spent
+        return saved
+
+    def _beside(self) -> dict[str, Any]:
+        """What is saved with every part of the run."""
+        positions = {hook.name: hook.position() for hook in self.hooks}
+        return dict(zip(_BESIDE, (dict(self.timer.seconds), positions), strict=True))
 
     def train(self, progress: _Progress) -> None:
         """All epochs that are left."""
@@ -326,12 +346,20 @@ class _Training(NamedTuple):
             wait(progress.state)
 
     def _evaluate(self, progress: _Progress) -> None:
+        workload = self.run.workload
         with self.timer.phase("evaluate"):
-            progress.measures = self.run.workload.evaluate(
+            measures = workload.evaluate(
                 progress.state.params,
                 self.split.held_out,
                 distributed.batch_sharding(self.mesh),
             )
+        objective, is_last = workload.objective.measure, not workload.final_evaluate
+        if measures and objective not in measures and is_last:
+            raise ValueError(
+                f"{workload.name}: the objective is {objective!r}, but evaluate "
+                f"returns {', '.join(measures)}: let it return the objective, too."
+            )
+        progress.measures = {name: float(found) for name, found in measures.items()}
         evaluation = Evaluation(progress.step, self._cost(progress), progress.measures)
         for hook in self.hooks:
             hook.on_evaluation(evaluation)
@@ -371,10 +399,7 @@ class _Training(NamedTuple):
 
     def _save(self, progress: _Progress, savers: Sequence[Hook]) -> None:
         with self.timer.phase("save"):
-            position = progress.position() | {
-                "seconds": dict(self.timer.seconds),
-                "hooks": [hook.position() for hook in self.hooks],
-            }
+            position = progress.position() | self._beside()
             for hook in savers:
                 hook.on_state("training", progress.clock, progress.arrays(), position)
 
@@ -387,23 +412,20 @@ class _Training(NamedTuple):
         progress.clock += 1
         self._save(progress, self.hooks)
         with self.timer.phase("evaluate"):
-            state = final.init(params, split, self.mesh)
+            rng = stream(self.run.seed, "final evaluation")
+            state = final.init(rng, params, split, self.mesh)
             num_steps, first = final.num_steps(split), 0
-        for hook in self.hooks:
-            saved = hook.resume("final evaluation", state, self.identity())
-            if saved is not None:
-                state, first = saved.state, saved.step
-                self.timer.seconds.update(saved.position["seconds"])
-                break
+        if (saved := self._resume("final evaluation", state)) is not None:
+            state, first = saved.state, saved.step
         for number in range(first, num_steps):
             with self.timer.phase("evaluate") as wait:
-                state = wait(final.step(state, params, split, number))
+                own = jax.random.fold_in(rng, number)
+                state = wait(final.step(own, state, params, split, number))
             for hook in self.hooks:
                 hook.on_final_step(number + 1, num_steps)
-            position = {"seconds": dict(self.timer.seconds)}
             for hook in self.hooks:
                 if hook.wants_state(progress.num_skipped):
-                    hook.on_state("final evaluation", number + 1, state, position)
+                    hook.on_state("final evaluation", number + 1, state, self._beside())
         with self.timer.phase("evaluate"):
             progress.measures = progress.measures | final.result(state, split)
         evaluation = Evaluation(progress.step, self._cost(progress), progress.measures)

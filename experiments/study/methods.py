@@ -76,7 +76,7 @@ def in_batch_step(
     select_fn: SelectFn,
     ratio: float = 0.5,
     *,
-    group_size: int = 8,
+    group_size: int = 4,
     reuse_forward: bool = False,
 ) -> MakeStep:
     """Train on a share of each batch, selected within groups of `group_size` rows.
@@ -89,7 +89,7 @@ def in_batch_step(
     ) -> Step:
         num_groups = workload.batch_size // group_size
         if workload.batch_size % group_size or num_groups % mesh.size:
-            raise ValueError(
+            raise OptionError(
                 f"selection inside the batch takes groups of {group_size} rows, which "
                 f"must divide over the devices, but batch_size is "
                 f"{workload.batch_size} on {mesh.size} devices: change one of them, or "
@@ -145,6 +145,8 @@ class Method(NamedTuple):
     make_step: MakeStep = full_batch_step
     step_cost: Callable[[float], float] = lambda score_cost: 1.0
     """Cost of a step per row of its batch, in trained examples, given a score's."""
+    min_epochs: int = 1
+    """That its teacher's plan needs."""
     uses_groups: bool = False
     """Whether its teacher is made from the groups of each seed's examples."""
 
@@ -222,7 +224,7 @@ STANDARD_METHODS = (
         _paper(lambda mesh: selectors.top_k(mesh=mesh)),
         scores="pass",
     ),
-    Method("recommended", "method", _recommended, scores="table"),
+    Method("recommended", "method", _recommended, scores="table", min_epochs=3),
     Method(
         "in-batch",
         "method",

@@ -73,7 +73,7 @@ def difference(
     if not deltas:
         return None
     mean = float(np.mean(deltas))
-    if len(deltas) < 2:
+    if len(deltas) < 2 or not np.isfinite(deltas).all():
         return Difference(mean, np.nan, np.nan, len(deltas))
     error = np.std(deltas, ddof=1) / np.sqrt(len(deltas))
     half = float(special.stdtrit(len(deltas) - 1, 0.975) * error)
@@ -100,10 +100,14 @@ def verdict(results: Sequence[Result], method: str, objective: Objective) -> str
 
     over_controls = {name: advantage(name) for name in controls}
     over_full = advantage(references[0])
-    found = [over_full, *over_controls.values()]
-    num_seeds = min((d.num_seeds if d is not None else 0) for d in found)
-    if num_seeds < 2 or over_full is None:
-        return "undecided: one seed gives no interval"
+    found = {references[0]: over_full, **over_controls}
+    for name, delta in found.items():
+        if delta is None or delta.num_seeds < 2:
+            return f"undecided: fewer than two seeds shared with {name}"
+        if not np.isfinite([delta.mean, delta.low, delta.high]).all():
+            return f"undecided: a measure of it or of {name} is not finite"
+    assert over_full is not None
+    num_seeds = min(d.num_seeds for d in found.values() if d is not None)
     advantages = {name: d for name, d in over_controls.items() if d is not None}
     is_above = all(d.low > 0 for d in advantages.values())
     is_below = any(d.high < 0 for d in advantages.values())

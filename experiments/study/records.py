@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -13,7 +14,14 @@ from jaxtyping import Int
 
 from experiments.study.hooks import read_taught
 from experiments.study.paired_statistics import Result
-from experiments.study.workdir import CONFIG_NAME, RecordError, as_json_line
+from experiments.study.workdir import (
+    ASKED_NAME,
+    CONFIG_NAME,
+    GrowingFile,
+    RecordError,
+    as_json_line,
+    write_atomically,
+)
 from experiments.study.workload import Objective
 
 _Made = TypeVar("_Made")
@@ -25,13 +33,25 @@ class Job(NamedTuple):
     """A completed run."""
 
     result: Result
+    data: Any
+    """The fingerprint of its data."""
     environment: Mapping[str, str]
     folder: Path
+    sizes: Mapping[str, int]
+    """Bytes of its other files."""
 
     def lines(self, key: str) -> list[dict[str, Any]]:
         """The lines of its metrics that have this key."""
         text = (self.folder / METRICS_NAME).read_text()
         return [line for line in map(json.loads, text.splitlines()) if key in line]
+
+    def evaluations(self, measure: str) -> list[tuple[float, float]]:
+        """`(cost, measure)` of each evaluation that has the measure."""
+        return [
+            (line["cost"], _with_nan(line["measures"])[measure])
+            for line in self.lines("measures")
+            if measure in line["measures"]
+        ]
 
     def taught(self) -> list[Int[np.ndarray, "taught"]]:
         """The ids taught in each epoch."""
@@ -58,9 +78,23 @@ class Study(NamedTuple):
         return [job.result for job in self.jobs]
 
 
-def store_result(result: Result, environment: Mapping[str, str]) -> bytes:
-    """The content of a result's file."""
-    return sealed({"result": dataclasses.asdict(result), "environment": environment})
+def store_result(
+    folder: Path, result: Result, fingerprint: Any, environment: Mapping[str, str]
+) -> None:
+    """Store a run's result; it is completed then."""
+    content = {
+        "result": dataclasses.asdict(result),
+        "data": fingerprint,
+        "environment": environment,
+        "sizes": _sizes(folder),
+    }
+    write_atomically(folder / RESULT_NAME, sealed(content))
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of the other files of a run, which are then on the disk."""
+    names = (METRICS_NAME, TAUGHT_NAME)
+    return {name: GrowingFile(folder / name).size for name in names}
 
 
 def sealed(content: Mapping[str, Any]) -> bytes:
@@ -68,19 +102,53 @@ def sealed(content: Mapping[str, Any]) -> bytes:
     return as_json_line({**content, "sha256": _digest(content)}).encode()
 
 
+def job_name(method: str, seed: int) -> str:
+    """The name of a run's folder."""
+    return f"{method}-{seed}"
+
+
 def job_folder(folder: Path, method: str, seed: int) -> Path:
     """Where a run of a study is."""
-    return folder / "jobs" / f"{method}-{seed}"
+    return folder / "jobs" / job_name(method, seed)
 
 
 def read_job(folder: Path) -> Job:
-    """A completed run; raises as `read_sealed`."""
-    return read_sealed(
-        folder,
-        lambda content: Job(
-            Result(**content["result"]), content["environment"], folder
-        ),
-    )
+    """A completed run.
+
+    Raises:
+      RecordError: as `read_sealed`, or if another file of the run has changed.
+    """
+
+    def make(content: dict[str, Any]) -> Job:
+        fields = content["result"]
+        fields["measures"] = _with_nan(fields["measures"])
+        return Job(
+            Result(**fields),
+            content["data"],
+            content["environment"],
+            folder,
+            content["sizes"],
+        )
+
+    job = read_sealed(folder, make)
+    name = job_name(job.result.method, job.result.seed)
+    if name != folder.name:
+        raise RecordError(f"{folder} has the run {name}: rename the folder.")
+    for name, size in job.sizes.items():
+        path = folder / name
+        found = path.stat().st_size if path.exists() else 0
+        if found != size:
+            raise RecordError(
+                f"{path} has {found} bytes, but had {size} when the run was completed: "
+                f"restore it, or remove the folder {folder} and run it again with "
+                f"--resume."
+            )
+    return job
+
+
+def _with_nan(measures: Mapping[str, float | None]) -> dict[str, float]:
+    """Measures as they were before JSON, which has no NaN."""
+    return {name: math.nan if m is None else m for name, m in measures.items()}
 
 
 def read_sealed(folder: Path, make: Callable[[dict[str, Any]], _Made]) -> _Made:
@@ -121,6 +189,9 @@ def read_study(folders: Sequence[Path]) -> Study:
     """
     config = read_config(folders)
     jobs = [read_job(folder) for folder in completed_jobs(folders)]
+    data_of: dict[int, Job] = {}
+    for job in jobs:
+        check_same_data(data_of.setdefault(job.result.seed, job), job)
     order = {name: i for i, name in enumerate(config["methods"])}
     labels = {
         int(path.stem.removeprefix("groups-")): np.load(path)
@@ -136,6 +207,19 @@ def read_study(folders: Sequence[Path]) -> Study:
         jobs=sorted(jobs, key=lambda job: (job.result.seed, order[job.result.method])),
         labels=labels,
     )
+
+
+def check_same_data(first: Job, job: Job) -> None:
+    """Refuse two runs of one seed on different data, which cannot be compared.
+
+    Raises:
+      RecordError: if their fingerprints differ.
+    """
+    if first.data != job.data:
+        raise RecordError(
+            f"{first.folder} and {job.folder} were run on different data: "
+            f"{first.data!r} and {job.data!r}. Report them one by one."
+        )
 
 
 def read_config(folders: Sequence[Path]) -> dict[str, Any]:
@@ -172,6 +256,13 @@ def completed_jobs(folders: Sequence[Path]) -> list[Path]:
             )
         found[job.name] = job
     return list(found.values())
+
+
+def has_all_jobs(folders: Sequence[Path]) -> bool:
+    """Whether every job that was asked for is completed."""
+    paths = [path for folder in folders if (path := folder / ASKED_NAME).exists()]
+    asked = {name for path in paths for name in json.loads(path.read_text())}
+    return asked <= {job.name for job in completed_jobs(folders)}
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

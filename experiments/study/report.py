@@ -20,9 +20,9 @@ from experiments.study.paired_statistics import (
     verdict,
 )
 from experiments.study.records import (
-    Job,
     Study,
     completed_jobs,
+    has_all_jobs,
     read_config,
     read_study,
 )
@@ -40,15 +40,12 @@ PHASES = ("train", "score", "select")
 """The parts of a method's wall time, without evaluation and compilation."""
 
 
-def write_report(
-    folders: Sequence[Path], out: Path, *, is_complete: bool
-) -> str | None:
+def write_report(folders: Sequence[Path], out: Path) -> str | None:
     """Write report.md, report.json and the pictures of stored results.
 
     Args:
       folders: the parts of one experiment.
       out: the folder to write to.
-      is_complete: whether nothing is left to run.
 
     Returns:
       The Markdown report; None if there is no result yet.
@@ -56,13 +53,14 @@ def write_report(
     config = read_config(folders)
     if not completed_jobs(folders):
         return None
+    is_done = has_all_jobs(folders)
     if "figures" in config:
-        return write_claims_report(folders, out, is_complete=is_complete)
+        return write_claims_report(folders, out, is_complete=is_done)
     study = read_study(folders)
     pictures = _draw(study, out)
-    markdown = to_markdown(study, figures=pictures, is_complete=is_complete)
+    markdown = to_markdown(study, figures=pictures, is_complete=is_done)
     write_atomically(out / "report.md", markdown)
-    write_atomically(out / "report.json", to_json(study, is_complete=is_complete))
+    write_atomically(out / "report.json", to_json(study, is_complete=is_done))
     return markdown
 
 
@@ -77,29 +75,19 @@ def _draw(study: Study, folder: Path) -> list[str]:
     )
     if choices := _choices(study):
         pictures.append("chosen.png")
-        seed = min(study.labels)
-        plots.chosen_examples(
-            choices, study.labels[seed], study.groups, folder / pictures[1]
-        )
+        labels = study.labels[min(study.labels)]
+        names = study.groups or [str(label) for label in range(labels.max() + 1)]
+        plots.chosen_examples(choices, labels, names, folder / pictures[1])
     return pictures
 
 
 def _curves(study: Study) -> dict[str, list[plots.Curve]]:
     curves = defaultdict(list)
     for job in study.jobs:
-        evaluations = _evaluations(job, study.objective.measure)
+        evaluations = job.evaluations(study.objective.measure)
         costs, qualities = zip(*evaluations, strict=True)
         curves[job.result.method].append(plots.Curve(costs, qualities))
     return curves
-
-
-def _evaluations(job: Job, measure: str) -> list[tuple[float, float]]:
-    """`(cost, measure)` of each evaluation that has the measure."""
-    return [
-        (line["cost"], line["measures"][measure])
-        for line in job.lines("measures")
-        if measure in line["measures"]
-    ]
 
 
 def _choices(study: Study) -> dict[str, plots.Choice]:
@@ -110,7 +98,8 @@ def _choices(study: Study) -> dict[str, plots.Choice]:
         if not study.labels or result.seed != min(study.labels):
             continue
         epochs, size = job.lines("num_taught"), len(study.labels[result.seed])
-        if all(epoch["num_selected"] == size for epoch in epochs):
+        is_whole = all(epoch["num_selected"] == size for epoch in epochs)
+        if is_whole and result.role != "method":
             continue
         taught = np.zeros((len(epochs), size), bool)
         for row, ids in zip(taught, job.taught(), strict=True):
@@ -176,7 +165,7 @@ def _cost_to_target(study: Study, method: str, target: float | None) -> list[flo
     costs = []
     for job in study.jobs:
         if job.result.method == method:
-            evaluations = _evaluations(job, study.objective.measure)
+            evaluations = job.evaluations(study.objective.measure)
             costs += [
                 c for c, quality in evaluations if sign * (quality - target) >= 0
             ][:1]
@@ -210,6 +199,7 @@ def to_markdown(study: Study, *, figures: Sequence[str], is_complete: bool) -> s
     controls = [e["method"] for e in summary if e["verdict"] == "control"]
     sections = [
         _main_table(study, summary, measures),
+        *_skipped(results),
         "## Paired differences, row − column, with 95 % intervals",
         *differences,
         "## How to read the verdicts",
@@ -272,6 +262,17 @@ def _main_table(
             row.append(_reached(entry["cost_to_target"], entry["num_seeds"]))
         table.append(row)
     return markdown_table(table)
+
+
+def _skipped(results: Sequence[Result]) -> list[str]:
+    """A sentence about steps whose loss or gradient was not finite, if there were."""
+    found = [
+        f"{result.method} (seed {result.seed}) {result.num_skipped} of "
+        f"{result.num_steps}"
+        for result in results
+        if result.num_skipped
+    ]
+    return [f"Steps skipped as not finite: {', '.join(found)}."] if found else []
 
 
 def _reached(costs: Sequence[float], num_seeds: int) -> str:

@@ -57,7 +57,7 @@ def main(options: Report) -> int:
                 f"out={folder} exists already: name a new folder, so that no results "
                 f"are overwritten."
             ) from None
-    report = write_report(options.folders, folder, is_complete=True)
+    report = write_report(options.folders, folder)
     console = Console(highlight=False)
     console.print(report, soft_wrap=True, markup=False)
     console.print(f"Report and figures are in {folder}")

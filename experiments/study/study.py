@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib
 import io
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from rich.progress import Progress, TaskID
 
 from attent_jax import distributed
 from experiments.study import records
+from experiments.study.compiled import compile_for
 from experiments.study.hooks import Checkpoints, Metrics, ProgressBar, Taught
 from experiments.study.jobs import run_jobs
 from experiments.study.loop import RunSpec, train
@@ -28,7 +30,7 @@ from experiments.study.options import (
 from experiments.study.paired_statistics import Result
 from experiments.study.preemption import Interruption
 from experiments.study.processes import agree, wait_for_all
-from experiments.study.workdir import Run, environment, write_atomically
+from experiments.study.workdir import RecordError, Run, environment
 from experiments.study.workload import Split, Workload
 
 
@@ -87,8 +89,14 @@ def run_study(
         for seed in parse_seeds(what.seeds or preset.seeds)
         for method in methods
     ]
-    for run in runs[: len(methods)]:
-        run.plan()  # a budget that is too small is refused here
+    for run in runs[: len(methods)]:  # what cannot be run is refused here
+        run.plan()
+        compile_for(workload, run.method.make_step, mesh)
+        if run.method.uses_groups and not workload.groups:
+            raise OptionError(
+                f"method {run.method.name} needs groups, which {experiment.name} does "
+                f"not have: name other methods with --methods."
+            )
     folder = Run(
         experiment.name,
         where.out,
@@ -97,7 +105,10 @@ def run_study(
             "epochs": epochs,
             "cost_share": preset.cost_share,
             "num_evaluations": preset.num_evaluations,
+            "num_examples": workload.num_examples,
             "batch_size": workload.batch_size,
+            "score_batch_size": workload.score_batch_size,
+            "score_cost": workload.score_cost,
             "learning_rates": {
                 method.name: workload.learning_rate_of(method.name)
                 for method in experiment.methods
@@ -168,13 +179,16 @@ class _Study:
     options: RunOptions
     mesh: Mesh
     interruption: Interruption
+    first_of_seed: dict[int, records.Job] = dataclasses.field(default_factory=dict)
+    """A completed run of each seed that has one."""
 
     def execute(self, runs: Sequence[RunSpec]) -> int:
         """All runs that are not completed; returns the exit status."""
-        if self.run.is_resumed:  # a damaged result is refused before any work
-            for folder in records.completed_jobs([self.run.folder]):
-                records.read_job(folder)
-        jobs = [functools.partial(self._run_job, run) for run in runs]
+        # A damaged result is refused before any work.
+        for folder in records.completed_jobs([self.run.folder]):
+            job = records.read_job(folder)
+            self.first_of_seed.setdefault(job.result.seed, job)
+        jobs = {_name_of(run): functools.partial(self._run_job, run) for run in runs}
         with self.interruption.watched():
             return run_jobs(self.run, jobs, total=sum(run.budget for run in runs))
 
@@ -186,9 +200,11 @@ class _Study:
             result = records.read_job(folder).result
             progress.update(task, completed=progress.tasks[task].completed + run.budget)
         else:
+            split = run.workload.load(seed)
+            self._check_data(split, seed)
             if self.run.is_writer:
                 folder.mkdir(parents=True, exist_ok=True)
-                self._store_groups(run.workload.load(seed), seed)
+                self._store_groups(split, seed)
             name = f"seed {seed}  {method:<12}"
             hooks = [
                 Metrics(folder / records.METRICS_NAME),
@@ -203,12 +219,22 @@ class _Study:
             ]
             result = train(run, mesh=self.mesh, hooks=hooks)
             if self.run.is_writer:
-                content = records.store_result(result, environment())
-                write_atomically(folder / records.RESULT_NAME, content)
+                data = split.fingerprint
+                records.store_result(folder, result, data, environment())
         wait_for_all()  # until all processes have closed their checkpoints
         if self.run.is_writer:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         _print_result(progress, run, result, is_done)
+
+    def _check_data(self, split: Split, seed: int) -> None:
+        """Refuse other data than the seed's completed runs had."""
+        first = self.first_of_seed.get(seed)
+        found = json.loads(json.dumps(split.fingerprint))
+        if first is not None and first.data != found:
+            raise RecordError(
+                f"{first.folder} was run on other data ({first.data!r}) than there are "
+                f"now ({found!r}): restore the data, or name a new folder."
+            )
 
     def _store_groups(self, split: Split, seed: int) -> None:
         """The first seed's groups, for the figure of the examples taught."""
@@ -216,6 +242,10 @@ class _Study:
             content = io.BytesIO()
             np.save(content, split.groups)
             self.run.write(f"groups-{seed}.npy", content.getvalue())
+
+
+def _name_of(run: RunSpec) -> str:
+    return records.job_name(run.method.name, run.seed)
 
 
 def _print_result(

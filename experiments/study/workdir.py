@@ -8,7 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 
 from experiments.study.processes import agree
 
-CONFIG_NAME = "config.json"
+CONFIG_NAME, ASKED_NAME = "config.json", "asked.json"
 
 
 class RecordError(OSError):
@@ -121,6 +121,12 @@ class Run:
                     f"name a new folder."
                 )
         return None
+
+    def ask_for(self, names: Iterable[str]) -> None:
+        """Add to the names of the jobs that the folder is to have."""
+        path = self.folder / ASKED_NAME
+        before = json.loads(path.read_text()) if path.exists() else []
+        self.write(ASKED_NAME, json.dumps(list(dict.fromkeys([*before, *names]))))
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write or replace a file of the folder."""

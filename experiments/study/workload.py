@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from attent_jax import distributed
 from attent_jax.data import Pool
 from attent_jax.training import score_pool
-from attent_jax.typing import Batch, LossFn, Params, ScoreFn, Trainable
+from attent_jax.typing import Batch, LossFn, Params, ScoreFn
 
 
 class Split(NamedTuple):
@@ -51,10 +51,11 @@ class FinalEvaluation(NamedTuple):
     """
 
     num_steps: Callable[[Split], int]
-    init: Callable[[Params, Split, Mesh], PyTree]
-    """`(trained params, split, mesh) -> state`, arrays only."""
-    step: Callable[[PyTree, Params, Split, int], PyTree]
-    """`(state, trained params, split, number) -> state`"""
+    init: Callable[[jax.Array, Params, Split, Mesh], PyTree]
+    """`(rng, trained params, split, mesh) -> state`, arrays only."""
+    step: Callable[[jax.Array, PyTree, Params, Split, int], PyTree]
+    """`(rng, state, trained params, split, number) -> state`; every step has its own
+    key."""
     result: Callable[[PyTree, Split], dict[str, float]]
     """`(last state, split) -> measures`"""
 
@@ -95,7 +96,8 @@ class Workload(NamedTuple):
     score_cost: float = 1 / 3
     """Cost of scoring an example, in trained examples: F of F + B. B is 2 F, or F where
     the base is frozen (LoRA: ½)."""
-    trainable: Trainable = True
+    trainable: bool | Callable[[str], bool] = True
+    """Which parameters train, by path."""
     shardings: Callable[[Mesh, PyTree], PyTree] = replicate
     """`(mesh, abstract train state) -> shardings`; `distributed.fsdp_shardings` splits
     large leaves."""
@@ -105,7 +107,7 @@ class Workload(NamedTuple):
     learning_rates: tuple[tuple[str, float], ...] = ()
     """`(method, peak)` of the methods that have a better one of their own."""
     groups: tuple[str, ...] = ()
-    """Names of the groups."""
+    """Names of the groups that a split has, if it has them."""
 
     def learning_rate_of(self, method: str) -> float:
         """The method's peak learning rate."""

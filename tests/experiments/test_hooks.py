@@ -215,14 +215,15 @@ class Probe:
     def evaluation(self) -> FinalEvaluation:
         return FinalEvaluation(
             num_steps=lambda split: 5,
-            init=lambda params, split, mesh: {"w": jnp.zeros_like(params["w"])},
+            init=lambda rng, params, split, mesh: {"w": jnp.zeros_like(params["w"])},
             step=self._step,
             result=lambda state, split: {"probe": float(jnp.sum(state["w"]))},
         )
 
-    def _step(self, state, params, split, number):
+    def _step(self, rng, state, params, split, number):
         self.steps_taken.append(number)
-        return {"w": 0.5 * state["w"] + params["w"] * (number + 1)}
+        noise = jax.random.normal(rng, params["w"].shape)
+        return {"w": 0.5 * state["w"] + params["w"] * (number + 1) + noise}
 
 
 class StopAtFinalStep(Hook):

@@ -148,7 +148,7 @@ def test_without_reference_controls_or_intervals_there_is_no_verdict():
     assert verdict(results, "method", ACCURACY) == "undecided: without full training"
     results = with_controls(FULL[:1], FULL[:1], full=FULL[:1])
     assert verdict(results, "method", ACCURACY) == (
-        "undecided: one seed gives no interval"
+        "undecided: fewer than two seeds shared with full"
     )
 
 
@@ -156,3 +156,13 @@ def test_spread_is_the_samples():
     three = results_of(full=[90.0, 92.0, 91.0])
     assert mean_std(three, "full", "accuracy") == (91.0, 1.0)
     assert np.isnan(mean_std(results_of(full=FULL[:1]), "full", "accuracy")[1])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_measure_that_is_not_finite_decides_nothing(bad):
+    method = FULL + 2 + NOISE
+    method[3] = bad
+    results = with_controls(method, FULL - 1)
+    assert verdict(results, "method", ACCURACY) == (
+        "undecided: a measure of it or of full is not finite"
+    )

@@ -139,7 +139,7 @@ def test_results_that_were_altered(refusal, begun):
     folder = records.job_folder(begun, "recommended", 0)  # the last one
     folder.mkdir(parents=True)
     path = folder / records.RESULT_NAME
-    path.write_bytes(records.store_result(RESULT, {}))
+    records.store_result(folder, RESULT, 0, {})
     path.write_text(path.read_text().replace("9.0", "99.0"))
     message = refusal("--out", begun, "--resume")
     assert "its checksum does not match): remove the folder" in message
@@ -148,10 +148,33 @@ def test_results_that_were_altered(refusal, begun):
     assert f"remove the folder {folder} and run it again with --resume" in message
 
 
+def test_results_whose_other_files_changed(refusal, begun):
+    folder = records.job_folder(begun, "recommended", 0)
+    folder.mkdir(parents=True)
+    (folder / records.METRICS_NAME).write_text("{}\n")
+    records.store_result(folder, RESULT, 0, {})
+    (folder / records.METRICS_NAME).write_text("{}")
+    message = refusal("--out", begun, "--resume")
+    assert "has 2 bytes, but had 3 when the run was completed" in message
+    (folder / records.METRICS_NAME).write_text("{}\n")
+    folder.rename(folder.with_name("recommended-7"))
+    message = refusal("--out", begun, "--resume")
+    assert "recommended-7 has the run recommended-0: rename the folder" in message
+
+
+def test_results_on_other_data(refusal, begun):
+    folder = records.job_folder(begun, "recommended", 0)
+    folder.mkdir(parents=True)
+    records.store_result(folder, RESULT, "older data", {})
+    message = refusal("--out", begun, "--resume")
+    assert "was run on other data ('older data') than there are now (0)" in message
+
+
 def test_results_of_another_version(refusal, begun):
     folder = records.job_folder(begun, "recommended", 0)
     folder.mkdir(parents=True)
-    content = json.loads(records.store_result(RESULT, {}))
+    records.store_result(folder, RESULT, 0, {})
+    content = json.loads((folder / records.RESULT_NAME).read_text())
     del content["sha256"]
     content["result"]["quality"] = content["result"].pop("measures")
     content["sha256"] = records._digest(content)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from experiments.__main__ import main
 from experiments.study import records
 from experiments.study.hooks import Evaluation, Metrics
 from experiments.study.records import read_study
-from experiments.study.report import to_json, to_markdown
+from experiments.study.report import to_json, to_markdown, write_report
 from experiments.study.workdir import RecordError
 from tests.experiments.test_paired_statistics import FULL, NOISE, with_controls
 
@@ -24,20 +25,21 @@ CONFIG = {
 }
 
 
-def store(folder, results, *, config=CONFIG):
+def store(folder, results, *, config=CONFIG, data=0):
     """A folder as a study leaves it."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     for result in results:
         job = records.job_folder(folder, result.method, result.seed)
         job.mkdir(parents=True)
-        content = records.store_result(result, {"jax": "0.10.2"})
-        (job / records.RESULT_NAME).write_bytes(content)
         metrics = Metrics(job / records.METRICS_NAME)
         quality = result.measures["accuracy"]
         half = Evaluation(5, result.cost / 2, {"accuracy": quality - 5})
         metrics.on_evaluation(half)
         metrics.on_evaluation(Evaluation(10, result.cost, result.measures))
+        records.store_result(job, result, data, {"jax": "0.10.2"})
+    names = [records.job_name(result.method, result.seed) for result in results]
+    (folder / "asked.json").write_text(json.dumps(names))
     return folder
 
 
@@ -111,6 +113,34 @@ def test_what_is_not_one_study_is_refused(tmp_path):
         read_study([first, other])
     with pytest.raises(RecordError, match="is not the folder of a study"):
         read_study([tmp_path])
+
+
+def test_runs_of_a_seed_on_different_data_are_not_compared(tmp_path):
+    results = studied(num_seeds=2)
+    first = store(tmp_path / "first", [r for r in results if r.role == "method"])
+    rest = [r for r in results if r.role != "method"]
+    other = store(tmp_path / "other", rest, data="other")
+    with pytest.raises(RecordError, match="were run on different data: 0 and 'other'"):
+        read_study([first, other])
+
+
+def test_a_report_says_what_is_missing_of_what_was_asked(tmp_path):
+    folder = store(tmp_path / "run", studied(num_seeds=2))
+    assert "Incomplete" not in (write_report([folder], folder) or "")
+    shutil.rmtree(folder / "jobs" / "method-1")
+    assert "Incomplete" in (write_report([folder], folder) or "")
+
+
+def test_measures_that_are_not_finite_and_skipped_steps_are_reported(tmp_path):
+    results = studied(num_seeds=2)
+    results[-1] = dataclasses.replace(
+        results[-1], measures={"accuracy": np.nan}, num_skipped=3
+    )
+    folder = store(tmp_path / "run", results)
+    text = write_report([folder], folder) or ""
+    assert "undecided: a measure of it or of full is not finite" in text
+    assert "Steps skipped as not finite: method (seed 1) 3 of 10." in text
+    json.loads((folder / "report.json").read_text(), parse_constant=pytest.fail)
 
 
 def test_an_altered_result_is_refused(tmp_path):
