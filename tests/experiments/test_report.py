@@ -25,7 +25,7 @@ CONFIG = {
 }
 
 
-def store(folder, results, *, config=CONFIG, data=0):
+def store(folder, results, *, config=CONFIG, data: int | str = 0):
     """A folder as a study leaves it."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
