@@ -95,7 +95,10 @@ class Hook:
         """An epoch ended."""
 
     def on_final_step(self, number: int, num_steps: int) -> None:
-        """The final evaluation took `number` of its steps."""
+        """The final evaluation took `number` of its steps.
+
+        What a hook writes here does not survive an interruption.
+        """
 
     def wants_state(self, num_skipped: int) -> bool:
         """Whether to call `on_state`, which waits for the devices. Asked regularly, by

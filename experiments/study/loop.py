@@ -28,8 +28,6 @@ from experiments.study.workload import Split, Workload
 
 CHUNK_SIZE = 25
 """Steps whose results are read together, while the device works on the next ones."""
-_BESIDE = ("seconds", "hooks")
-"""What is saved beside a part's own state and position."""
 NUM_IN_FLIGHT = 3
 """Steps that wait for the device, at most; each holds a batch in its memory."""
 
@@ -207,33 +205,22 @@ class _Training(NamedTuple):
             )
         losses = np.zeros(max(self.plan.steps_per_epoch), np.float32)
         progress = _Progress(state, teaching, table, losses)
-        saved = self._resume("training", progress.arrays())
-        if saved is not None:
-            own = {k: v for k, v in saved.position.items() if k not in _BESIDE}
-            progress = _Progress(**saved.state, **own)
+        positions = {}
+        if (saved := self._resume("training", progress.arrays())) is not None:
+            position = dict(saved.position)
+            for phase, spent in position.pop("seconds").items():
+                self.timer.seconds[phase] += spent
+            positions = position.pop("hooks")
+            progress = _Progress(**saved.state, **position)
         for hook in self.hooks:
+            hook.restore(positions.get(hook.name))
             hook.on_start(progress.step, self.num_steps)
         return progress
 
     def _resume(self, part: str, target: Any) -> Checkpoint | None:
-        """Where a part of the run was saved; hooks and timer go back to it."""
+        """Where a part of the run was saved, by the first hook that knows."""
         found = [hook.resume(part, target, self.identity()) for hook in self.hooks]
-        saved = next((checkpoint for checkpoint in found if checkpoint), None)
-        if saved is None and part != "training":
-            return None
-        seconds, positions = {}, {}
-        if saved is not None:
-            seconds, positions = (saved.position[name] for name in _BESIDE)
-        for hook in self.hooks:
-            hook.restore(positions.get(hook.name))
-        for phase, spent in seconds.items():
-            self.timer.seconds[phase] += spent
-        return saved
-
-    def _beside(self) -> dict[str, Any]:
-        """What is saved with every part of the run."""
-        positions = {hook.name: hook.position() for hook in self.hooks}
-        return dict(zip(_BESIDE, (dict(self.timer.seconds), positions), strict=True))
+        return next((checkpoint for checkpoint in found if checkpoint), None)
 
     def train(self, progress: _Progress) -> None:
         """All epochs that are left."""
@@ -399,7 +386,10 @@ class _Training(NamedTuple):
 
     def _save(self, progress: _Progress, savers: Sequence[Hook]) -> None:
         with self.timer.phase("save"):
-            position = progress.position() | self._beside()
+            position = progress.position() | {
+                "seconds": dict(self.timer.seconds),
+                "hooks": {hook.name: hook.position() for hook in self.hooks},
+            }
             for hook in savers:
                 hook.on_state("training", progress.clock, progress.arrays(), position)
 
@@ -417,15 +407,17 @@ class _Training(NamedTuple):
             num_steps, first = final.num_steps(split), 0
         if (saved := self._resume("final evaluation", state)) is not None:
             state, first = saved.state, saved.step
+            self.timer.seconds.update(saved.position["seconds"])
         for number in range(first, num_steps):
             with self.timer.phase("evaluate") as wait:
                 own = jax.random.fold_in(rng, number)
                 state = wait(final.step(own, state, params, split, number))
             for hook in self.hooks:
                 hook.on_final_step(number + 1, num_steps)
+            position = {"seconds": dict(self.timer.seconds)}
             for hook in self.hooks:
                 if hook.wants_state(progress.num_skipped):
-                    hook.on_state("final evaluation", number + 1, state, self._beside())
+                    hook.on_state("final evaluation", number + 1, state, position)
         with self.timer.phase("evaluate"):
             progress.measures = progress.measures | final.result(state, split)
         evaluation = Evaluation(progress.step, self._cost(progress), progress.measures)
