@@ -24,7 +24,12 @@ from experiments.study.workload import (
 )
 
 BATCH_SIZE, SCORE_BATCH_SIZE = 64, 256
-LEARNING_RATE = 4e-3
+LEARNING_RATE = 5.6e-3
+LEARNING_RATES = tuple(
+    (method, 8e-3)
+    for method in ("full-short", "attent-soft", "attent-hard", "in-batch")
+)
+"""The best of 2.8e-3, 4e-3, 5.6e-3, 8e-3 and 1.12e-2 on seeds 100-109."""
 MIN_SCRIPT_SIZE = 5
 """Test names of a script that counts in the average over scripts."""
 
@@ -105,6 +110,7 @@ def make_workload() -> Workload:
             warmup_cosine(num_steps, learning_rate)
         ),
         learning_rate=LEARNING_RATE,
+        learning_rates=LEARNING_RATES,
         evaluate=evaluate,
         objective=OBJECTIVE,
         batch_size=BATCH_SIZE,
