@@ -30,7 +30,9 @@ def start_demo(folder, *arguments):
 
 @pytest.mark.slow
 def test_the_demo_runs_from_end_to_end(tmp_path):
-    process = start_demo(tmp_path / "run", "--seeds", "2", "--epochs", "2")
+    methods = ["full", "full-short", "random", "random-fresh", "balanced"]
+    arguments = ["--seeds", "2", "--epochs", "1", "--methods", *methods, "recommended"]
+    process = start_demo(tmp_path / "run", *arguments)
     output, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "| recommended " in output
@@ -38,12 +40,12 @@ def test_the_demo_runs_from_end_to_end(tmp_path):
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["is_complete"]
     rows = report["rows"]
-    assert len(rows) == 18
+    assert len(rows) == 12
     # The commonest category: 87 %.
-    assert all(row["measures"]["accuracy"] > 90 for row in rows)
+    assert all(row["measures"]["accuracy"] > 88 for row in rows)
     costs = {row["method"]: row["cost"] for row in rows}
-    assert costs.pop("full") == 32_000
-    assert all(16_000 <= cost < 16_064 for cost in costs.values())
+    assert costs.pop("full") == 16_000
+    assert all(8_000 <= cost < 8_064 for cost in costs.values())
     # One compilation serves every method: the second seed has next to nothing left.
     compiled = [
         sum(row["seconds"]["compile"] for row in rows if row["seed"] == seed)
