@@ -73,8 +73,8 @@ EXPERIMENT = Experiment(
     title="Selection and its controls: handwritten digits",
     description="1,200 images of 8 × 8 pixels to train on, 597 to test on.",
     presets={
-        "laptop": Preset("few seeds, in a minute", 30, "200-203", lambda: WORKLOAD),
-        "full": Preset("20 seeds, in 5 minutes", 30, "200-219", lambda: WORKLOAD),
+        "laptop": Preset("few seeds, in 2 minutes", 30, "200-203", lambda: WORKLOAD),
+        "full": Preset("20 seeds, in 8 minutes", 30, "200-219", lambda: WORKLOAD),
     },
 )
 COMMAND = study_command(EXPERIMENT, "Learn handwritten digits with a small ViT.")
