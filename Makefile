@@ -60,8 +60,8 @@ serve-docs: setup ## Serve the documentation on localhost:8000 and rebuild on ch
 test: setup ## Run the test suite
 	$(VENV)/bin/python -m pytest $(ARGS)
 
-test-slow: setup ## Run the tests that the suite leaves out for their time, optimized
-	JAX_DISABLE_MOST_OPTIMIZATIONS=false $(VENV)/bin/python -m pytest -m slow $(ARGS)
+test-slow: setup ## Run the tests that the suite leaves out for their time
+	$(VENV)/bin/python -m pytest -m slow $(ARGS)
 
 test-newest: ## Run the suite on the newest jax line (needs Python >= 3.12)
 ifeq ($(NEWEST),)

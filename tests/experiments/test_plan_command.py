@@ -191,8 +191,9 @@ def test_the_demo_is_planned_without_its_data(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
     assert [row["num_devices"] for row in rows] == [8] * 5
     step, selective, scoring, *_ = rows
-    for row in (step, selective, scoring):
-        assert row["work"] == pytest.approx(1, abs=0.05)
+    # With 8 rows a device, what every device repeats beside the update shows.
+    for row, tolerance in ((step, 0.1), (selective, 0.1), (scoring, 0.01)):
+        assert row["work"] == pytest.approx(1, abs=tolerance)
     assert step["collectives"]["all-reduce"]["bytes"] > 4 * 150_000
     assert {"jax", "commit", "libtpu"} <= step["environment"].keys()
 
