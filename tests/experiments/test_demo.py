@@ -15,13 +15,18 @@ from experiments.__main__ import main, parse
 from experiments.demo import unicode_names
 
 ROOT = Path(__file__).parents[2]
+AS_A_USER = {
+    "XLA_FLAGS": "",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "false",
+    "NO_COLOR": "1",
+}
 
 
 def start_demo(folder, *arguments):
     return subprocess.Popen(
         [sys.executable, "-m", "experiments", "demo", "--out", str(folder), *arguments],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": "", "NO_COLOR": "1"},
+        env=os.environ | AS_A_USER,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -30,8 +35,8 @@ def start_demo(folder, *arguments):
 
 @pytest.mark.slow
 def test_the_demo_runs_from_end_to_end(tmp_path):
-    methods = ["full", "full-short", "random", "random-fresh", "balanced"]
-    arguments = ["--seeds", "2", "--epochs", "1", "--methods", *methods, "recommended"]
+    methods = ["full", "full-short", "balanced", "recommended"]
+    arguments = ["--seeds", "2", "--epochs", "1", "--methods", *methods]
     process = start_demo(tmp_path / "run", *arguments)
     output, errors = process.communicate()
     assert process.returncode == 0, errors
@@ -40,7 +45,7 @@ def test_the_demo_runs_from_end_to_end(tmp_path):
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["is_complete"]
     rows = report["rows"]
-    assert len(rows) == 12
+    assert len(rows) == 8
     # The commonest category: 87 %.
     assert all(row["measures"]["accuracy"] > 88 for row in rows)
     costs = {row["method"]: row["cost"] for row in rows}
