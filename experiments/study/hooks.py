@@ -114,8 +114,8 @@ class Hook:
         """The run ended, in whatever way."""
 
 
-class Metrics(Hook):
-    """A line of JSON for every epoch, evaluation and skipped step."""
+class _Recording(Hook):
+    """Appends to a file; a resumed run cuts it where the run was saved."""
 
     def __init__(self, path: Path):
         self._file = GrowingFile(path)
@@ -125,6 +125,10 @@ class Metrics(Hook):
 
     def restore(self, position: int | None) -> None:
         self._file.cut(position or 0)
+
+
+class Metrics(_Recording):
+    """A line of JSON for every epoch, evaluation and skipped step."""
 
     def on_steps(self, steps: Steps) -> None:
         for number in np.flatnonzero(steps.is_skipped):
@@ -141,17 +145,8 @@ class Metrics(Hook):
         self._file.append(as_json_line(fields).encode())
 
 
-class Taught(Hook):
+class Taught(_Recording):
     """The ids of the examples taught, in their order, as 32-bit integers."""
-
-    def __init__(self, path: Path):
-        self._file = GrowingFile(path)
-
-    def position(self) -> int:
-        return self._file.size
-
-    def restore(self, position: int | None) -> None:
-        self._file.cut(position or 0)
 
     def on_steps(self, steps: Steps) -> None:
         self._file.append(steps.ids[steps.is_taught].astype("<i4").tobytes())
