@@ -263,6 +263,9 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_reported(processes, p
     for name, line in last.items():
         assert line["num_skipped"] == len([s for s in skips if s["run"] == name])
         assert np.isfinite(line["loss"])
+        taught = read_taught(folder / "jobs" / name / "taught.ids")
+        assert len(taught) == line["num_taught"]
+        assert 17 not in taught  # a skipped step teaches nothing
     assert all(
         e["measures"]["accuracy"] > 50 for e in lines_of(folder, "measures")[-1:]
     )
