@@ -82,7 +82,7 @@ format: setup ## Format, and fix what can be fixed
 # The lock file holds names, versions and hashes, and no index address.
 lock: setup ## Lock the requirements for every Python and platform; ARGS=--upgrade
 	$(VENV)/bin/uv pip compile pyproject.toml \
-	  --extra experiments --extra theory --extra docs --extra dev \
+	  --extra experiments --extra theory --extra llm --extra docs --extra dev \
 	  --universal --python-version 3.11 --fork-strategy requires-python \
 	  --generate-hashes --no-header --no-annotate --no-emit-index-url \
 	  --no-emit-find-links --quiet --output-file $(LOCK) $(ARGS)
