@@ -212,18 +212,18 @@ def check_select_fn(name: str, select_fn: Any) -> None:
         )
 
 
-def pool_scores(scores: Any) -> jax.Array:
+def pool_scores(scores: Any, name: str = "scores") -> jax.Array:
     """`scores` as a jax array; lists are converted."""
     if hasattr(scores, "losses") and hasattr(scores, "scores"):
         raise TypeError(
-            f"scores is a {type(scores).__name__}: pass its scores, `table.scores`."
+            f"{name} is a {type(scores).__name__}: pass its scores, `table.scores`."
         )
     if isinstance(scores, jax.Array):
         return scores
     is_list = type(scores) in (list, tuple)
     if not is_list and not hasattr(scores, "shape"):
         raise TypeError(
-            f"scores must be an array of shape [pool], got {type(scores).__name__}: "
+            f"{name} must be an array of shape [pool], got {type(scores).__name__}: "
             f"pass one score per example, e.g. a jax or NumPy array."
         )
     # float64 beyond float32's range becomes ±inf, and NaN means "no score".

@@ -9,10 +9,25 @@ import pytest
 from jax.sharding import Mesh
 
 from attent_jax import schedules, scores, selectors, teachers
+from attent_jax._factories import described
 from attent_jax.typing import SelectFn
 
 POOL_SIZE = 11
 LABELS = np.array([0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2])
+
+
+@described
+def nint_of_one_score(refresh: int, mesh: Mesh | None = None) -> SelectFn:
+    """`nint` in a selector's signature, the NTK score being the error."""
+    mixed = selectors.nint(0.5, 5.0, mesh=mesh)
+
+    def select(rng, scores, num_selected):
+        """`(rng, scores[pool], num_selected) -> Selection`"""
+        pair = selectors.NintScores(scores, scores)
+        return mixed(rng, pair, num_selected, refresh)
+
+    return select
+
 
 SELECTORS = {
     "top_k": selectors.top_k(),
@@ -25,6 +40,7 @@ SELECTORS = {
     "mix_uniform of top_k": selectors.mix_uniform(selectors.top_k(), 0.4),
     "mix_uniform of gumbel_top_k": selectors.mix_uniform(selectors.gumbel_top_k(), 0.4),
     "mix_uniform of balanced": selectors.mix_uniform(selectors.balanced(LABELS), 1.0),
+    "nint of one score": nint_of_one_score(3),
 }
 
 
@@ -38,6 +54,7 @@ def selectors_over(mesh: Mesh | None, pool_size: int) -> dict[str, SelectFn]:
             selectors.top_k(mesh=mesh), 0.4, mesh=mesh
         ),
         "balanced": selectors.balanced(np.arange(pool_size) % 3, 0.0, mesh=mesh),
+        "nint": nint_of_one_score(3, mesh),
     }
 
 

@@ -1,5 +1,6 @@
 """What all selectors share: checks of their arguments, and the Selection they build."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -8,34 +9,36 @@ import jax.numpy as jnp
 from jax import lax
 from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, Shaped, UInt
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped, UInt
 
 from attent_jax._checks import MAX_COUNT, check_count, pool_scores
 from attent_jax._partition import AxisNames, largest, partition
 from attent_jax.typing import Scores, Selection
 
 
-def check_pool(scores: Any, num_selected: Any) -> tuple[Scores, int | Int[Array, ""]]:
+def check_pool(
+    scores: Any, num_selected: Any, *, name: str = "scores"
+) -> tuple[Scores, int | Int[Array, ""]]:
     """The scores as a jax array, and the count: an int, or an int32 if traced.
 
     A traced count is clamped into [0, pool].
     """
-    scores = pool_scores(scores)
+    scores = pool_scores(scores, name)
     if scores.ndim != 1:
         raise ValueError(
-            f"scores must have shape [pool], got shape {scores.shape}: pass one "
+            f"{name} must have shape [pool], got shape {scores.shape}: pass one "
             f"score per example."
         )
     if not jnp.issubdtype(scores.dtype, jnp.floating):
         raise TypeError(
-            f"scores must be floating point, got {scores.dtype}: convert them with "
-            f"jnp.asarray(scores, jnp.float32)."
+            f"{name} must be floating point, got {scores.dtype}: convert them with "
+            f"jnp.asarray({name}, jnp.float32)."
         )
     if not scores.size:
-        raise ValueError("scores is empty: the pool needs at least one example.")
+        raise ValueError(f"{name} is empty: the pool needs at least one example.")
     if scores.size > MAX_COUNT:
         raise ValueError(
-            f"scores has {scores.size} examples, but a pool has at most "
+            f"{name} has {scores.size} examples, but a pool has at most "
             f"{MAX_COUNT}, as ids are int32: select from parts of the pool."
         )
     if not isinstance(num_selected, Tracer):
@@ -99,8 +102,32 @@ def select_largest(
     With a mesh the keys are split over it, as `divide` does.
     """
     num_selected = jnp.asarray(num_selected, jnp.int32)
+    return select_marked(
+        largest, pool_size, num_selected, num_selected, *keys, mesh=mesh
+    )
+
+
+def select_marked(
+    mark: Callable[..., Bool[Array, "shard"]],
+    pool_size: int,
+    num_selected: Int[Array, ""],
+    counts: PyTree[Int[Array, ""]],
+    *keys: UInt[Array, "padded_pool"],
+    mesh: Mesh | None = None,
+) -> Selection:
+    """The Selection of what `mark(counts, *keys, axis_names=...)` marks.
+
+    It marks exactly num_selected, and no example whose keys are 0 while there are
+    others. With a mesh the keys are split over it, as `divide` does, and `mark` is
+    called on each shard.
+    """
+
+    def marked_first(counts, *keys, axis_names: AxisNames = ()):
+        mask = mark(counts, *keys, axis_names=axis_names)
+        return partition(mask, axis_names=axis_names)
+
     if mesh is None:
-        indices = _largest_first(num_selected, *keys)
+        indices = marked_first(counts, *keys)
     else:
         if keys[0].size > pool_size:
             # With the smallest keys and the highest indices, padding is never taken.
@@ -108,26 +135,17 @@ def select_largest(
             keys = tuple(jnp.where(is_example, key, key.dtype.type(0)) for key in keys)
         split = PartitionSpec(mesh.axis_names)
         indices = jax.shard_map(
-            partial(_largest_first, axis_names=mesh.axis_names),
+            partial(marked_first, axis_names=mesh.axis_names),
             mesh=mesh,
             in_specs=(PartitionSpec(), *[split] * len(keys)),
             out_specs=PartitionSpec(),
             check_vma=False,  # gathered values agree but count as varying
-        )(num_selected, *keys)[:pool_size]
+        )(counts, *keys)[:pool_size]
     return Selection(
         indices=indices,
         weights=_first_ones(pool_size, num_selected),
         num_selected=num_selected,
     )
-
-
-def _largest_first(
-    num_selected: Int[Array, ""],
-    *keys: UInt[Array, "shard"],
-    axis_names: AxisNames = (),
-) -> Int[Array, "pool"]:
-    mask = largest(num_selected, *keys, axis_names=axis_names)
-    return partition(mask, axis_names=axis_names)
 
 
 def _first_ones(size: int, num: Int[Array, ""]) -> Float[Array, "size"]:
