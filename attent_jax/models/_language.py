@@ -1,4 +1,4 @@
-"""Learners of token sequences."""
+"""A classifier of token sequences."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -45,42 +45,3 @@ class TextClassifier(nn.Module):
         num_valid = jnp.maximum(jnp.sum(weights, axis=1), 1)
         pooled = jnp.sum(encoded * weights, axis=1) / num_valid
         return nn.Dense(self.num_classes, name="head")(pooled)
-
-
-class DecoderLM(nn.Module):
-    """A causal decoder: tokens -> logits of the next one, embedding and head tied.
-
-    Example:
-      >>> import jax, jax.numpy as jnp, attent_jax
-      >>> model = attent_jax.models.DecoderLM(
-      ...     vocabulary_size=50, width=16, num_layers=1, num_heads=2)
-      >>> tokens = jnp.array([[7, 3, 9, 0]])  # 0 is padding
-      >>> params = jax.jit(model.init)(jax.random.key(0), tokens)
-      >>> model.apply(params, tokens).shape
-      (1, 4, 50)
-    """
-
-    vocabulary_size: int
-    width: int = 256
-    num_layers: int = 4
-    num_heads: int = 4
-    mlp_ratio: int = 4
-    dropout_rate: float = 0.0
-    remat: bool = False
-    """Whether the backward pass recomputes each block: less memory, more time."""
-
-    @nn.compact
-    def __call__(
-        self, tokens: Int[Array, "batch seq"], *, train: bool = False
-    ) -> Float[Array, "batch seq vocabulary"]:
-        embed = nn.Embed(self.vocabulary_size, self.width, name="embed")
-        encoder = Encoder(
-            self.num_layers,
-            self.num_heads,
-            self.mlp_ratio,
-            self.dropout_rate,
-            self.remat,
-        )
-        causal = nn.make_causal_mask(tokens, dtype=bool)
-        decoded = encoder(embed(tokens), causal, deterministic=not train)
-        return embed.attend(decoded)

@@ -61,21 +61,30 @@ class SelectiveStep:
 
 def make_learner(kind: str, size: Size, remat: bool):
     """`init(rng)`, loss function, and an abstract example."""
-    common: dict[str, Any] = {
-        "width": size.width,
-        "num_layers": size.num_layers,
-        "num_heads": size.num_heads,
-        "remat": remat,
-    }
     if kind == "vit":
         side = PATCH_SIZE * int(size.length**0.5)
         model = models.VisionTransformer(
-            num_classes=NUM_CLASSES, patch_size=PATCH_SIZE, **common
+            num_classes=NUM_CLASSES,
+            patch_size=PATCH_SIZE,
+            width=size.width,
+            num_layers=size.num_layers,
+            num_heads=size.num_heads,
+            remat=remat,
         )
         inputs = jax.ShapeDtypeStruct((side, side, 3), size.dtype)
         example = (inputs, jax.ShapeDtypeStruct((), jnp.int32))
     else:
-        model = models.DecoderLM(vocabulary_size=vocabulary_size_of(size), **common)
+        config = models.DecoderConfig(
+            vocabulary_size_of(size),
+            width=size.width,
+            num_layers=size.num_layers,
+            num_heads=size.num_heads,
+            num_kv_heads=size.num_heads,
+            head_width=size.width // size.num_heads,
+            mlp_width=size.width * 8 // 3,  # of three matrices: as many as 4 of two
+            tie_embeddings=True,
+        )
+        model = models.Decoder(config, remat=remat)
         inputs = example = jax.ShapeDtypeStruct((size.length,), jnp.int32)
 
     def init(rng):

@@ -58,10 +58,18 @@ def vision_transformer(dropout_rate=0.0, dtype=jnp.float32):
     return Learner(loss_fn, jax.tree.map(lambda p: p.astype(dtype), params), batch)
 
 
-def decoder():
-    model: Any = models.DecoderLM(
-        vocabulary_size=11, width=8, num_layers=2, num_heads=2, mlp_ratio=2
+def decoder(scan_layers=False):
+    config = models.DecoderConfig(
+        vocabulary_size=11,
+        width=8,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        head_width=4,
+        mlp_width=16,
+        tie_embeddings=True,
     )
+    model: Any = models.Decoder(config, scan_layers=scan_layers)
     # as many tokens as examples, so the batch axis has no length of its own
     tokens = jnp.asarray(
         np.random.default_rng(1).integers(0, 11, (NUM_EXAMPLES, NUM_EXAMPLES))
@@ -73,6 +81,10 @@ def decoder():
         return jnp.mean(losses, axis=-1)
 
     return Learner(loss_fn, _initialized(model, tokens.shape, jnp.int32), tokens)
+
+
+def decoder_scanned():
+    return decoder(scan_layers=True)
 
 
 def decoder_with_checkpoints():
@@ -163,6 +175,7 @@ def in_equinox():
 LEARNERS = {
     "ViT": vision_transformer,
     "decoder": decoder,
+    "decoder, layers scanned": decoder_scanned,
     "decoder with jax.checkpoint": decoder_with_checkpoints,
     "scan over layers": scan_over_layers,
     "scan over checkpointed layers": scan_over_checkpointed_layers,

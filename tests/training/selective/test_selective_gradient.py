@@ -262,7 +262,17 @@ def test_flops_are_the_cost_models(ratio, reuse_forward):
 
 
 def decoder_of_real_shape():
-    model = models.DecoderLM(vocabulary_size=128, width=128, num_layers=2, num_heads=4)
+    config = models.DecoderConfig(
+        vocabulary_size=128,
+        width=128,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=4,
+        head_width=32,
+        mlp_width=344,
+        tie_embeddings=True,
+    )
+    model = models.Decoder(config)
     tokens = jnp.ones((16, 32), jnp.int32)
 
     def loss_fn(params, rng, batch):
