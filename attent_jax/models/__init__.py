@@ -8,6 +8,7 @@ from attent_jax.models._coordinate_networks import FourierMLP, Siren
 from attent_jax.models._decoder import Decoder
 from attent_jax.models._decoder_cache import DecoderCache
 from attent_jax.models._decoder_config import DecoderConfig
+from attent_jax.models._generate import Generated, generate
 from attent_jax.models._language import TextClassifier
 from attent_jax.models._vision_transformer import VisionTransformer
 
@@ -17,7 +18,9 @@ __all__ = [
     "DecoderCache",
     "DecoderConfig",
     "FourierMLP",
+    "Generated",
     "Siren",
     "TextClassifier",
     "VisionTransformer",
+    "generate",
 ]
