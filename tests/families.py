@@ -147,6 +147,7 @@ SCORES = {
     ),
     "gradient_norm in microbatches": scores.gradient_norm(loss_fn, microbatch_size=4),
     "ntk_guided": scores.ntk_guided(apply_fn, squared_error),
+    "ntk_guided in chunks": scores.ntk_guided(apply_fn, squared_error, chunk_size=4),
     "reducible_loss": scores.reducible_loss(loss_fn, reference_loss),
 }
 

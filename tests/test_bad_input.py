@@ -325,6 +325,17 @@ CASES = {
         lambda: score(scores.ntk_guided(outputs, lambda f, batch: jnp.mean(f))),
         r"output_loss_fn must return one loss per example.*shape \(\): drop",
     ),
+    "output loss without positions beside a mask, in chunks": (
+        lambda: score(
+            scores.ntk_guided(
+                outputs,
+                lambda f, batch: f.sum(axis=1),
+                mask_fn=lambda batch: jnp.ones_like(batch["x"], bool),
+                chunk_size=2,
+            )
+        ),
+        r"output_loss_fn.*per example and position, shape \(2, 2\), but.*\(2,\): drop",
+    ),
     "output loss without positions beside a mask": (
         lambda: score(
             scores.functional_gradient_norm(

@@ -2,12 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from attent_jax._checks import check_count, check_per_example, leading_size
 from attent_jax._factories import described
 from attent_jax._trainable import merge_params, partition_params
 from attent_jax.scores._dtypes import at_least_float32
+from attent_jax.scores._row_chunks import RowChunks
 from attent_jax.typing import LossFn, ScoreFn, Trainable
 
 
@@ -67,19 +67,13 @@ def gradient_norm(
             return jnp.sqrt(sum(map(_squared_norm, gradients)))
 
         num_examples = leading_size("batch", batch)
-        size = min(microbatch_size or num_examples, num_examples)
-        num_microbatches = -(-num_examples // size)
-        # Microbatch m takes rows m, m + num_microbatches, ...: every device of a mesh
-        # that splits the batch has a part of each.
-        ids = np.minimum(np.arange(size * num_microbatches), num_examples - 1)
-
-        def in_microbatches(leaf):
-            padded = leaf if len(ids) == num_examples else leaf[ids]
-            split = padded.reshape(size, num_microbatches, *padded.shape[1:])
-            return jnp.moveaxis(split, 1, 0)
-
-        norms = jax.lax.map(jax.vmap(norm), jax.tree.map(in_microbatches, batch))
-        return jnp.moveaxis(norms, 0, 1).reshape(-1)[:num_examples]
+        chunks = RowChunks.of(num_examples, microbatch_size or num_examples)
+        split = chunks.split(batch)
+        norms = jax.lax.map(
+            lambda number: jax.vmap(norm)(chunks.take(split, number)),
+            jnp.arange(chunks.num_chunks, dtype=jnp.int32),
+        )
+        return chunks.join(norms)
 
     return score
 

@@ -16,12 +16,12 @@ from attent_jax.distributed import (
     put,
     replicated,
 )
-from attent_jax.scores import gradient_norm
+from attent_jax.scores import gradient_norm, ntk_guided
 from attent_jax.training import score_pool
 from tests.families import SCORES as OF_FAMILY
-from tests.families import loss_fn
+from tests.families import apply_fn, loss_fn, squared_error
 
-POOL_SIZE, BATCH_SIZE, NUM_INPUTS, NUM_OUTPUTS = 64, 32, 32, 64
+POOL_SIZE, BATCH_SIZE, NUM_INPUTS, NUM_OUTPUTS = 256, 128, 32, 64
 _draw = np.random.default_rng(0)
 POOL = ArrayPool(
     {
@@ -31,9 +31,11 @@ POOL = ArrayPool(
     }
 )
 PARAMS = {"w": jax.random.normal(jax.random.key(0), (NUM_INPUTS, NUM_OUTPUTS)) / 8}
-# Microbatches that all devices can share.
+# Microbatches and chunks that all devices can share.
 SCORES = OF_FAMILY | {
-    "gradient_norm in microbatches": gradient_norm(loss_fn, microbatch_size=8)
+    "gradient_norm in microbatches": gradient_norm(loss_fn, microbatch_size=8),
+    # every device adds up the chunks' gradients, which is little beside 8 rows of each
+    "ntk_guided in chunks": ntk_guided(apply_fn, squared_error, chunk_size=64),
 }
 
 

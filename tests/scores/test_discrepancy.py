@@ -1,4 +1,4 @@
-"""Distances in function space against numpy and explicit Jacobians."""
+"""Distances in function space against numpy."""
 
 import jax
 import jax.numpy as jnp
@@ -6,12 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from attent_jax.scores import (
-    discrepancy,
-    functional_gradient_norm,
-    masked_mean,
-    ntk_guided,
-)
+from attent_jax.scores import discrepancy, functional_gradient_norm, masked_mean
 
 DRAW = np.random.default_rng(0)
 OUTPUTS = DRAW.normal(size=(4, 5, 3)).astype(np.float32)
@@ -116,52 +111,6 @@ def test_functional_gradient_is_each_examples_own_by_a_loop_of_grads():
         for output, target in zip(batch["outputs"], batch["targets"], strict=True)
     ]
     np.testing.assert_allclose(score(None, None, batch), expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("outputs_per_example", [(), (3,), (2, 3)])
-def test_ntk_guided_is_the_explicit_kernel_times_the_gradient(outputs_per_example):
-    size = int(np.prod(outputs_per_example, dtype=int))
-    params = {
-        "w": jax.random.normal(jax.random.key(0), (4, size)),
-        "v": jax.random.normal(jax.random.key(1), (size, size)),
-    }
-
-    def apply_fn(params, rng, batch):
-        outputs = jnp.tanh(batch["x"] @ params["w"]) @ params["v"]
-        return outputs.reshape(len(batch["x"]), *outputs_per_example)
-
-    def losses(outputs, batch):
-        return (outputs - 1) ** 2 / 2  # per position
-
-    with jax.enable_x64(True):
-        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
-        batch = {"x": jnp.asarray(DRAW.normal(size=(6, 4)))}
-        jacobian = jnp.concatenate(
-            [
-                leaf.reshape(6 * size, -1)
-                for leaf in jax.tree.leaves(
-                    jax.jacobian(lambda p: apply_fn(p, None, batch))(params)
-                )
-            ],
-            axis=1,
-        )
-        outputs = apply_fn(params, None, batch)
-        gradient = (outputs - 1).ravel() / 6  # of the mean over the batch
-        moved = (jacobian @ jacobian.T @ gradient).reshape(6, -1)
-        score = ntk_guided(apply_fn, losses)(params, None, batch)
-        np.testing.assert_allclose(score, np.linalg.norm(moved, axis=1), rtol=1e-10)
-
-
-def test_ntk_guided_takes_the_kernel_of_the_trained_leaves():
-    x = jnp.array([1.0, 2.0])
-    params = {"w": jnp.array(1.0), "b": jnp.array(0.0)}
-    score = ntk_guided(
-        lambda p, rng, batch: batch["x"] * p["w"] + p["b"],
-        lambda f, batch: f**2 / 2,
-        trainable={"w": True, "b": False},
-    )
-    # K g = x (x · g) with g = f / 2; with the bias, 1.5 more
-    np.testing.assert_allclose(score(params, None, {"x": x}), [2.5, 5.0])
 
 
 def test_half_precision_distances_are_summed_in_float32():
