@@ -15,6 +15,7 @@ from experiments.study.options import OptionError
 _COMMANDS = {
     "demo": ("experiments.demo", "Unicode names, a small text transformer (3 minutes)"),
     "digits": ("experiments.digits", "handwritten digits, a small ViT (2 minutes)"),
+    "inr": ("experiments.inr", "pictures by coordinate networks (10 minutes)"),
     "kernel-convergence": (
         "experiments.kernel_convergence",
         "the theory's claims about the attention NTK, in eight figures (4 minutes)",

@@ -15,6 +15,7 @@ from attent_jax import distributed, scores, training
 from attent_jax.scores import ScoreTable
 from attent_jax.training import TrainState
 from attent_jax.typing import ScoreFn
+from experiments.study import flops
 from experiments.study.methods import MakeStep
 from experiments.study.workload import Workload
 
@@ -54,6 +55,7 @@ def _key(workload: Workload) -> Workload:
         load=_no_data,
         evaluate=_no_data,
         final_evaluate=None,
+        snapshot=None,
         example=None,
         learning_rate=0.0,
         learning_rates=(),
@@ -127,7 +129,7 @@ def _compile_for(workload: Workload, make_step: MakeStep, mesh: Mesh) -> Compile
 
 
 class Flops(NamedTuple):
-    """Floating-point operations, as XLA counts them before it optimizes."""
+    """Floating-point operations, as `flops.count` counts them."""
 
     step: float
     score: float
@@ -150,7 +152,8 @@ def _count_flops(
     state, rng = functions.abstract_state, jax.random.key(0)
     table = jax.eval_shape(lambda: ScoreTable.init(workload.num_examples))
     size = workload.batch_size
-    step = functions.step.lower(  # pyright: ignore[reportFunctionMemberAccess]
+    step = flops.count(
+        functions.step,
         state,
         table,
         rng,
@@ -159,11 +162,7 @@ def _count_flops(
         jax.ShapeDtypeStruct((size,), np.float32),
     )
     num_scored = min(workload.score_batch_size, workload.num_examples)
-    score = jax.jit(functions.score_fn).lower(
-        state.params, rng, workload.batch(num_scored)
+    score = flops.count(
+        functions.score_fn, state.params, rng, workload.batch(num_scored)
     )
-    return Flops(_flops_of(step), _flops_of(score) / num_scored)
-
-
-def _flops_of(lowered: jax.stages.Lowered) -> float:
-    return (lowered.cost_analysis() or {}).get("flops", 0.0)
+    return Flops(step, score / num_scored)

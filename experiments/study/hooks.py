@@ -1,11 +1,13 @@
 """What happens beside the training loop, each hook on its own cadence."""
 
 import contextlib
+import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 from rich.progress import Progress, TaskID
@@ -13,7 +15,7 @@ from rich.progress import Progress, TaskID
 from attent_jax.checkpointing import Checkpoint, Checkpointer, CheckpointError
 from experiments.study.preemption import Interruption, Preempted, TooManySkipped
 from experiments.study.processes import AnyProcess
-from experiments.study.workdir import GrowingFile, as_json_line
+from experiments.study.workdir import GrowingFile, as_json_line, write_atomically
 
 
 class Steps(NamedTuple):
@@ -91,6 +93,9 @@ class Hook:
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """The learner was evaluated."""
 
+    def on_snapshot(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """What the workload keeps of an evaluation, if it keeps something."""
+
     def on_epoch(self, epoch: Epoch) -> None:
         """An epoch ended."""
 
@@ -155,6 +160,30 @@ class Taught(_Recording):
 def read_taught(path: Path) -> Int[np.ndarray, "taught"]:
     """What `Taught` wrote."""
     return np.fromfile(path, "<i4")
+
+
+class Snapshots(Hook):
+    """A file for every snapshot; see `read_snapshots`."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def on_snapshot(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
+        if jax.process_index() > 0:
+            return
+        self._folder.mkdir(exist_ok=True)
+        content = io.BytesIO()
+        np.savez_compressed(content, allow_pickle=False, **arrays)
+        write_atomically(self._folder / f"{step:09}.npz", content.getvalue())
+
+
+def read_snapshots(folder: Path) -> dict[int, dict[str, np.ndarray]]:
+    """What `Snapshots` wrote: arrays by the number of steps taken."""
+    found = {}
+    for path in sorted(folder.glob("*.npz")):
+        with np.load(path) as arrays:
+            found[int(path.stem)] = dict(arrays)
+    return found
 
 
 class ProgressBar(Hook):

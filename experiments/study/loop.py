@@ -350,6 +350,13 @@ class _Training(NamedTuple):
         evaluation = Evaluation(progress.step, self._cost(progress), progress.measures)
         for hook in self.hooks:
             hook.on_evaluation(evaluation)
+        if workload.snapshot is not None:
+            with self.timer.phase("evaluate"):
+                kept = workload.snapshot(
+                    self.run.method.name, progress.state, self.split
+                )
+            for hook in self.hooks:
+                hook.on_snapshot(progress.step, kept)
 
     def _end_epoch(self, progress: _Progress) -> None:
         num_steps = self.plan.steps_per_epoch[progress.epoch]

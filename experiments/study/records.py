@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Int
 
-from experiments.study.hooks import read_taught
+from experiments.study.hooks import read_snapshots, read_taught
 from experiments.study.paired_statistics import Result
 from experiments.study.workdir import (
     ASKED_NAME,
@@ -27,6 +27,7 @@ from experiments.study.workload import Objective
 _Made = TypeVar("_Made")
 
 RESULT_NAME, METRICS_NAME, TAUGHT_NAME = "result.json", "metrics.jsonl", "taught.ids"
+SNAPSHOTS_NAME = "snapshots"
 
 
 class Job(NamedTuple):
@@ -57,6 +58,10 @@ class Job(NamedTuple):
         """The ids taught in each epoch."""
         ends = [epoch["num_taught"] for epoch in self.lines("num_taught")]
         return np.split(read_taught(self.folder / TAUGHT_NAME), ends[:-1])
+
+    def snapshots(self) -> dict[int, dict[str, np.ndarray]]:
+        """The arrays kept of each evaluation, by the number of steps taken."""
+        return read_snapshots(self.folder / SNAPSHOTS_NAME)
 
 
 class Study(NamedTuple):

@@ -26,6 +26,7 @@ from experiments.study.records import (
     read_config,
     read_study,
 )
+from experiments.study.study import find_experiment
 from experiments.study.workdir import write_atomically
 
 _VERDICTS = """\
@@ -58,7 +59,12 @@ def write_report(folders: Sequence[Path], out: Path) -> str | None:
         return write_claims_report(folders, out, is_complete=is_done)
     study = read_study(folders)
     pictures = _draw(study, out)
-    markdown = to_markdown(study, figures=pictures, is_complete=is_done)
+    markdown = to_markdown(
+        study,
+        figures=pictures,
+        more=_own_sections(study, out),
+        is_complete=is_done,
+    )
     write_atomically(out / "report.md", markdown)
     write_atomically(out / "report.json", to_json(study, is_complete=is_done))
     return markdown
@@ -79,6 +85,15 @@ def _draw(study: Study, folder: Path) -> list[str]:
         names = study.groups or [str(label) for label in range(labels.max() + 1)]
         plots.chosen_examples(choices, labels, names, folder / pictures[1])
     return pictures
+
+
+def _own_sections(study: Study, folder: Path) -> list[str]:
+    """The sections that only this experiment has; draws their pictures."""
+    try:
+        experiment = find_experiment(study.config["experiment"])
+    except ValueError:
+        return []  # not of this project
+    return experiment.sections(study, folder) if experiment.sections else []
 
 
 def _curves(study: Study) -> dict[str, list[plots.Curve]]:
@@ -185,8 +200,21 @@ def to_json(study: Study, *, is_complete: bool) -> str:
     )
 
 
-def to_markdown(study: Study, *, figures: Sequence[str], is_complete: bool) -> str:
-    """The report in Markdown: the table, the differences, the figures."""
+def to_markdown(
+    study: Study,
+    *,
+    figures: Sequence[str],
+    more: Sequence[str] = (),
+    is_complete: bool,
+) -> str:
+    """The report in Markdown: the table, the differences, the figures.
+
+    Args:
+      study: the results.
+      figures: names of the pictures.
+      more: sections that only this experiment has.
+      is_complete: whether all jobs are completed.
+    """
     summary, objective, results = summarize(study), study.objective, study.results
     measures = sorted(results[0].measures, key=lambda name: name != objective.measure)
     differences = []
@@ -215,6 +243,7 @@ def to_markdown(study: Study, *, figures: Sequence[str], is_complete: bool) -> s
             intervals=_intervals(sorted({entry["num_seeds"] for entry in summary})),
         ),
         *(f"![{name}]({name})" for name in figures),
+        *more,
     ]
     return markdown_page(
         study.title,

@@ -6,7 +6,9 @@ import importlib
 import io
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +19,14 @@ from rich.progress import Progress, TaskID
 from attent_jax import distributed
 from experiments.study import records
 from experiments.study.compiled import compile_for
-from experiments.study.hooks import Checkpoints, Metrics, ProgressBar, Taught
+from experiments.study.hooks import (
+    Checkpoints,
+    Hook,
+    Metrics,
+    ProgressBar,
+    Snapshots,
+    Taught,
+)
 from experiments.study.jobs import run_jobs
 from experiments.study.loop import RunSpec, train
 from experiments.study.methods import STANDARD_METHODS, Method
@@ -59,6 +68,11 @@ class Experiment(NamedTuple):
     presets: dict[str, Preset]
     """The first one is the default."""
     methods: Sequence[Method] = STANDARD_METHODS
+    config: Mapping[str, Any] = MappingProxyType({})
+    """JSON data of its own that results depend on."""
+    sections: Callable[[records.Study, Path], list[str]] | None = None
+    """`(study, folder) -> Markdown`: the report's own sections; draws their pictures in
+    the folder."""
 
 
 def run_study(
@@ -118,6 +132,7 @@ def run_study(
             "description": experiment.description,
             "groups": list(workload.groups),
             "methods": [method.name for method in experiment.methods],
+            **experiment.config,
         },
         resume=where.resume,
     )
@@ -208,7 +223,8 @@ class _Study:
             name = f"seed {seed}  {method:<12}"
             hooks = [
                 Metrics(folder / records.METRICS_NAME),
-                Taught(folder / records.TAUGHT_NAME),
+                *self._taught(run, folder),
+                Snapshots(folder / records.SNAPSHOTS_NAME),
                 ProgressBar(progress, task, name),
                 Checkpoints(
                     folder / "checkpoints",
@@ -225,6 +241,13 @@ class _Study:
         if self.run.is_writer:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         _print_result(progress, run, result, is_done)
+
+    def _taught(self, run: RunSpec, folder: Path) -> list[Hook]:
+        """Nothing if a batch is the whole pool: the file would be as large as the data
+        of every step."""
+        if run.workload.batch_size == run.workload.num_examples:
+            return []
+        return [Taught(folder / records.TAUGHT_NAME)]
 
     def _check_data(self, split: Split, seed: int) -> None:
         """Refuse other data than the seed's completed runs had."""

@@ -13,8 +13,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from attent_jax import distributed
 from attent_jax.data import Pool
-from attent_jax.training import score_pool
-from attent_jax.typing import Batch, LossFn, Params, ScoreFn
+from attent_jax.training import TrainState, score_pool
+from attent_jax.typing import ApplyFn, Batch, LossFn, Params, ScoreFn
 
 
 class Split(NamedTuple):
@@ -108,6 +108,13 @@ class Workload(NamedTuple):
     """`(method, peak)` of the methods that have a better one of their own."""
     groups: tuple[str, ...] = ()
     """Names of the groups that a split has, if it has them."""
+    outputs_fn: ApplyFn | None = None
+    """The learner's outputs, for methods that score by them rather than by the loss."""
+    output_loss_fn: Callable[[Array, Batch], Float[Array, "batch"]] | None = None
+    """`(outputs, batch) -> [batch]`, the loss as a function of the outputs."""
+    snapshot: Callable[[str, TrainState, Split], dict[str, np.ndarray]] | None = None
+    """`(method, state, split) -> arrays` to keep of every evaluation for the report's
+    pictures, such as reconstructions; small."""
 
     def learning_rate_of(self, method: str) -> float:
         """The method's peak learning rate."""

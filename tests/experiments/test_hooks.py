@@ -21,8 +21,10 @@ from experiments.study.hooks import (
     Hook,
     Metrics,
     ProgressBar,
+    Snapshots,
     Steps,
     Taught,
+    read_snapshots,
     read_taught,
 )
 from experiments.study.loop import RunSpec, train
@@ -268,3 +270,15 @@ def test_a_final_evaluation_interrupted_and_resumed_is_the_uninterrupted(tmp_pat
     assert not recorder.steps
     assert resumed.measures == expected.measures
     assert recorder.evaluations[-1] == whole.evaluations[-1]
+
+
+def test_snapshots_are_read_back_by_step(tmp_path):
+    folder = tmp_path / "snapshots"
+    hook = Snapshots(folder)
+    hook.on_snapshot(40, {"shown": np.ones((2, 3), np.float16)})
+    hook.on_snapshot(5, {"shown": np.zeros(2, bool)})
+    hook.on_snapshot(40, {"shown": np.ones(4)})  # again, after an interruption
+    found = read_snapshots(folder)
+    assert list(found) == [5, 40]
+    assert found[5]["shown"].dtype == bool
+    np.testing.assert_array_equal(found[40]["shown"], np.ones(4))
