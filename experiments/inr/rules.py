@@ -1,8 +1,9 @@
 """Which coordinates are taught until the next refresh: the rules that are compared.
 
-A loop step is several refreshes. At a refresh a rule chooses a share of the signal's
-coordinates, and the learner takes some iterations on exactly these, in one compiled
-scan. Full training takes as many iterations on all coordinates.
+At a refresh a rule scores all coordinates of the signal. Until the next one it draws a
+share of them by these scores, and the learner iterates on what was drawn. A loop step
+is several refreshes in one compiled scan. Full training takes as many iterations on all
+coordinates.
 """
 
 import functools
@@ -42,22 +43,17 @@ Choose = Callable[[jax.Array, Any, int, Any], Selection]
 
 
 class Rule(NamedTuple):
-    """Chooses coordinates at every refresh."""
+    """Scores and draws coordinates."""
 
     make_choose: Callable[[Mesh | None], Choose]
     make_score: Callable[[Workload], ScoreAll]
     score_cost: float = 1.0
-    """Of a scoring, in forward passes over the signal."""
-    period: int = 10
+    """Of a refresh, in forward passes over the signal."""
+    interval: int = 10
     """Iterations between two refreshes; it divides `ITERATIONS`."""
-    interval: int = 1
-    """Refreshes that use the same scores; it divides `num_refreshes`."""
+    period: int = 1
+    """Iterations on one draw; it divides `interval`."""
     share: float = SHARE
-
-    @property
-    def num_refreshes(self) -> int:
-        """In a loop step."""
-        return ITERATIONS // self.period
 
     def count(self, num_points: int) -> int:
         """Coordinates that an iteration trains on."""
@@ -66,26 +62,26 @@ class Rule(NamedTuple):
 
     def step_cost(self, score_cost: float) -> float:
         """Of a loop step per coordinate of the signal, in trained examples."""
-        num_scorings = self.num_refreshes // self.interval
-        return ITERATIONS * self.share + num_scorings * self.score_cost * score_cost
+        num_refreshes = ITERATIONS // self.interval
+        return ITERATIONS * self.share + num_refreshes * self.score_cost * score_cost
 
     def make_step(
         self, workload: Workload, optimizer: optax.GradientTransformation, mesh: Mesh
     ) -> Step:
-        """The loop step: refreshes, each followed by its iterations."""
+        """The loop step: refreshes, draws, iterations."""
         iterate = _make_iterate(workload, optimizer)
         score, choose = self.make_score(workload), self.make_choose(mesh)
         split = distributed.batch_sharding(mesh)
         num_selected = self.count(workload.batch_size)
 
         def step(state: TrainState, rng, batch, weights):
-            def scoring(carry, _):
+            def refresh(carry, _):
                 known = score(carry[0].params, batch)
 
-                def refresh(carry, _):
+                def draw(carry, _):
                     state, is_taught = carry
                     own = jax.random.fold_in(rng, state.step)
-                    number = state.step // self.period
+                    number = state.step // self.interval
                     selection = choose(own, known, num_selected, number)
                     ids = selection.indices[:num_selected]
                     rows = lax.with_sharding_constraint(
@@ -94,11 +90,11 @@ class Rule(NamedTuple):
                     state, *info = iterate(state, rng, rows, self.period)
                     return (state, is_taught.at[ids].set(True)), info
 
-                return lax.scan(refresh, carry, length=self.interval)
+                return lax.scan(draw, carry, length=self.interval // self.period)
 
             start = (state, jnp.zeros(len(weights), bool))
             (state, is_taught), (losses, is_skipped) = lax.scan(
-                scoring, start, length=self.num_refreshes // self.interval
+                refresh, start, length=ITERATIONS // self.interval
             )
             unread = jnp.zeros(len(weights))
             last = losses[-1, -1]
@@ -114,7 +110,7 @@ class Rule(NamedTuple):
         @jax.jit
         def choice(state, signal):
             known = score(state.params, signal)
-            number = state.step // self.period
+            number = state.step // self.interval
             own = jax.random.fold_in(jax.random.key(0), state.step)
             selection = choose(own, known, num_selected, number)
             ids = selection.indices[:num_selected]
@@ -205,8 +201,8 @@ def nint_scores(workload: Workload) -> ScoreAll:
     return score
 
 
-def _every_refresh(make_select_fn: Callable[[Mesh | None], SelectFn]):
-    """A selector as a choice that does not depend on the refresh."""
+def _by_score(make_select_fn: Callable[[Mesh | None], SelectFn]):
+    """A selector, which does not depend on the number of the refresh."""
 
     def make_choose(mesh: Mesh | None) -> Choose:
         select_fn = make_select_fn(mesh)
@@ -233,19 +229,19 @@ def _soft(mesh: Mesh | None) -> SelectFn:
     return select
 
 
-_random = _every_refresh(lambda mesh: selectors.uniform(mesh=mesh))
+_random = _by_score(lambda mesh: selectors.uniform(mesh=mesh))
 CONTROLS = {
-    "random": Rule(_random, no_scores, 0),
-    "random-fresh": Rule(_random, no_scores, 0, period=1),
+    "random": Rule(_random, no_scores, 0, period=10),
+    "random-fresh": Rule(_random, no_scores, 0),
 }
 RULES = {
-    "int": Rule(_every_refresh(lambda mesh: selectors.top_k(mesh=mesh)), errors),
-    "attent-soft": Rule(_every_refresh(_soft), errors),
-    "evos-like": Rule(_every_refresh(_mix(0.5)), errors, interval=5),
-    "error-mix": Rule(_every_refresh(_mix(0.7)), errors),
+    "int": Rule(_by_score(lambda mesh: selectors.top_k(mesh=mesh)), errors, period=10),
+    "attent-soft": Rule(_by_score(_soft), errors),
+    "evos-like": Rule(_by_score(_mix(0.5)), errors, interval=50),
+    "error-mix": Rule(_by_score(_mix(0.7)), errors),
     "nint": Rule(lambda mesh: selectors.nint(mesh=mesh), nint_scores, _NTK_COST),
 }
-"""INT is error-based (arXiv 2305.12424) and AtteNT's Hard; "attent-soft" its Soft.
+"""INT is error-based (arXiv 2405.10531) and AtteNT's Hard; "attent-soft" its Soft.
 "evos-like" scores rarely and mutates half of its choice, after arXiv 2412.10153.
 "error-mix" is NINT without its NTK share, which shows what that share adds."""
 
