@@ -173,26 +173,25 @@ def errors(workload: Workload) -> ScoreAll:
 
     def score(params, batch):
         num_rows = len(batch["coordinates"])
-        if num_rows <= CHUNK_SIZE:
-            return workload.loss_fn(params, None, batch)
-        return lax.map(
-            lambda row: workload.loss_fn(params, None, _as_batch(row))[0],
+        num_parts = _num_parts(num_rows)
+        # Every device of a mesh has its share of each part.
+        parts = jax.tree.map(
+            lambda leaf: leaf.reshape(-1, num_parts, leaf.shape[-1]).swapaxes(0, 1),
             batch,
-            batch_size=CHUNK_SIZE,
         )
+        found = lax.map(lambda part: workload.loss_fn(params, None, part), parts)
+        return found.T.reshape(num_rows)
 
     return score
-
-
-def _as_batch(row: Any) -> Batch:
-    return jax.tree.map(lambda leaf: leaf[None], row)
 
 
 def nint_scores(workload: Workload) -> ScoreAll:
     """The NTK score of every coordinate, and its squared error."""
     assert workload.outputs_fn is not None
     assert workload.output_loss_fn is not None
-    ntk = scores.ntk_guided(workload.outputs_fn, workload.output_loss_fn)
+    ntk = scores.ntk_guided(
+        workload.outputs_fn, workload.output_loss_fn, chunk_size=CHUNK_SIZE
+    )
     error = errors(workload)
 
     def score(params, batch):

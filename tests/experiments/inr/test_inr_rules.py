@@ -138,7 +138,9 @@ def test_nint_shares_the_forward_pass_between_its_two_scores():
 
     def flops_of(score):
         compiled = jax.jit(score).lower(params, batch).compile()
-        return compiled.cost_analysis()["flops"]
+        analysis = compiled.cost_analysis()
+        assert analysis is not None
+        return analysis["flops"]
 
     found = flops_of(rules.nint_scores(workload)) / flops_of(rules.errors(workload))
     assert found == pytest.approx(RULES["nint"].score_cost, rel=0.03)
@@ -185,3 +187,22 @@ def test_every_iteration_is_on_the_share_of_the_coordinates():
     assert RULES["int"].count(128**2) == 3264  # 20 % and a multiple of 64
     assert RULES["int"].count(100) == 20
     assert RULES["int"]._replace(share=1e-3).count(100) == 1
+
+
+@pytest.mark.usefixtures("optimized")
+def test_memory_is_bounded_for_pictures_of_four_megapixels():
+    size = Size("picture", 2_048, width=64, num_layers=2)
+    workload = make_workload(size, ALL_RULES)
+    optimizer = optax.adam(1e-3)
+    step = RULES["nint"].make_step(workload, optimizer, one_device())
+    state = jax.eval_shape(
+        lambda rng: training.init_train_state(workload.init_params(rng), optimizer),
+        jax.random.key(0),
+    )
+    batch = workload.batch(workload.num_examples)
+    weights = jax.ShapeDtypeStruct((workload.num_examples,), np.float32)
+    lowered = jax.jit(step).lower(state, jax.random.key(0), batch, weights)
+    memory = lowered.compile().memory_analysis()
+    assert memory is not None
+    activations = workload.num_examples * 64 * 4  # of one layer
+    assert memory.temp_size_in_bytes < activations
