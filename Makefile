@@ -39,6 +39,7 @@ benchmarks: setup ## Measure speed as ratios, on an idle machine
 	$(VENV)/bin/python -m experiments.benchmarks.selection_overhead
 	$(VENV)/bin/python -m experiments.benchmarks.scoring_throughput
 	$(VENV)/bin/python -m experiments.benchmarks.loop_overhead
+	$(VENV)/bin/python -m experiments.benchmarks.loop_overhead --experiment inr
 	$(VENV)/bin/python -m experiments.benchmarks.selective_step
 	$(VENV)/bin/python -m experiments.benchmarks.scaling
 	$(VENV)/bin/python -m experiments.benchmarks.checkpoint_stall

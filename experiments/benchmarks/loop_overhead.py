@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import time
 from collections import defaultdict
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,19 +16,18 @@ from jax.sharding import Mesh
 from attent_jax import distributed
 from attent_jax.scores import ScoreTable
 from experiments.benchmarks.interleaved import table
-from experiments.demo import make_workload
 from experiments.study.compiled import compile_for
 from experiments.study.hooks import Epoch, Hook
 from experiments.study.loop import RunSpec, train
-from experiments.study.methods import STANDARD_METHODS, Step, StepInfo
-from experiments.study.study import make_mesh
+from experiments.study.methods import Step, StepInfo
+from experiments.study.study import find_experiment, make_mesh
 from experiments.study.workdir import environment
 from experiments.study.workload import Workload
 
 
 @dataclasses.dataclass(frozen=True)
 class LoopOverhead:
-    """Time an epoch of the demo's model at batch 64.
+    """Time an epoch of an experiment's training.
 
     The baseline takes as many steps on one batch that stays on the device. The training
     loop orders its epochs, fetches each batch and reads the results of each step. Its
@@ -35,6 +35,8 @@ class LoopOverhead:
     works during that time, and waits only where it is longer than the step.
     """
 
+    experiment: Literal["demo", "inr"] = "demo"
+    """"demo": 250 steps at batch 64. "inr": 10 steps of 50 iterations by NINT."""
     repeats: int = 7
     """Rounds; medians are printed."""
 
@@ -64,11 +66,16 @@ def do_nothing(
 
 def main(config: LoopOverhead) -> None:
     """Print the times, their ratio and the host's share."""
-    workload = make_workload()._replace(evaluate=lambda *_: {})
-    workload = workload._replace(load=functools.cache(workload.load))
-    full = next(method for method in STANDARD_METHODS if method.name == "full")
-    run = RunSpec(workload, full, 0, workload.num_examples, num_evaluations=1)
-    idle = run._replace(method=full._replace(make_step=do_nothing))
+    experiment = find_experiment(config.experiment)
+    workload = next(iter(experiment.presets.values())).make_workload()
+    workload = workload._replace(
+        evaluate=lambda *_: {}, snapshot=None, load=functools.cache(workload.load)
+    )
+    name, num_epochs = {"demo": ("full", 1), "inr": ("nint", 10)}[config.experiment]
+    method = next(method for method in experiment.methods if method.name == name)
+    cost = num_epochs * method.step_cost(workload.score_cost) * workload.num_examples
+    run = RunSpec(workload, method, 0, cost, num_evaluations=1)
+    idle = run._replace(method=method._replace(make_step=do_nothing))
     mesh = make_mesh(workload)
     contestants = {
         "steps alone": lambda: steps_alone(run, mesh),

@@ -7,7 +7,7 @@ are tuned on, others the ones that are reported.
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import tyro
 
@@ -17,23 +17,66 @@ from experiments.study.command import study_command
 from experiments.study.records import Study
 from experiments.study.study import Experiment, Preset
 
-PICTURE = Size("picture", 128)
-PAPER = Size("picture", 512, width=256, num_layers=5, learning_rate=1e-4)
-SOUND = Size("sound", 16_000)
-SHAPE = Size("shape", 32)
-H200_SOUND = Size(
-    "sound", 44_100, rate=22_050, width=256, num_layers=5, learning_rate=1e-4
-)
+PICTURE = Size("picture", 128, width=64, num_layers=3, learning_rate=1e-3)
+SOUND = Size("sound", 8_000, width=64, num_layers=3, learning_rate=1e-3)
+SHAPE = Size("shape", 24, width=64, num_layers=3, learning_rate=1e-3)
+# The paper's network, and its learning rate, which does not decay.
+_AS_PAPER = {"width": 256, "num_layers": 5, "learning_rate": 1e-4, "is_decayed": False}
 
-_SIZES = {
-    "cpu": PICTURE,
-    "smoke": Size("picture", 32, width=16, num_layers=2),
-    "cpu-constant": PICTURE._replace(is_decayed=False),
-    "cpu-fourier": PICTURE._replace(network="fourier"),
-    "cpu-sound": SOUND,
-    "cpu-shape": SHAPE,
-    "h200": PAPER._replace(is_decayed=False),
-    "h200-sound": H200_SOUND._replace(is_decayed=False),
+
+class _Preset(NamedTuple):
+    size: Size
+    about: str
+    num_iterations: int
+    """Of full training; they set all costs."""
+    seeds: str
+    cost_share: float = 0.5
+
+
+_PRESETS = {
+    "cpu": _Preset(
+        PICTURE, "five pictures of 128 px, a SIREN of 3 × 64", 500, "200-204"
+    ),
+    "full": _Preset(PICTURE, "as cpu, with ten pictures", 500, "200-209"),
+    "smoke": _Preset(
+        Size("picture", 32, width=16, num_layers=2),
+        "two pictures of 32 px, in a minute",
+        200,
+        "200-201",
+    ),
+    "cpu-constant": _Preset(
+        PICTURE._replace(is_decayed=False),
+        "as cpu, but the learning rate does not decay and every row has full's cost, "
+        "for quality by iteration and by time",
+        500,
+        "200-204",
+        cost_share=1.0,
+    ),
+    "cpu-fourier": _Preset(
+        PICTURE._replace(network="fourier"),
+        "as cpu, with Fourier features",
+        500,
+        "200-204",
+    ),
+    "cpu-sound": _Preset(SOUND, "five sounds of a second", 500, "200-204"),
+    "cpu-shape": _Preset(
+        SHAPE, "signed distances of five shapes, in 3-D", 300, "200-204"
+    ),
+    "h200": _Preset(
+        Size("picture", 512, **_AS_PAPER),
+        "ten pictures of 512 px, the paper's SIREN and learning rate, every row to "
+        "full's cost; for an accelerator",
+        5_000,
+        "200-209",
+        cost_share=1.0,
+    ),
+    "h200-sound": _Preset(
+        Size("sound", 44_100, rate=22_050, **_AS_PAPER),
+        "five sounds of two seconds, as h200",
+        5_000,
+        "200-204",
+        cost_share=1.0,
+    ),
 }
 
 
@@ -58,23 +101,29 @@ class SignalOptions:
                 raise ValueError(f"signals has {path}, which is not a file.")
 
 
-def _make(size: Size, options: SignalOptions):
+def _presets(options: SignalOptions) -> dict[str, Preset]:
     rules = {
         name: rule._replace(share=options.share)
         for name, rule in (CONTROLS | RULES).items()
     }
-    return functools.partial(make_workload, size, rules, options.signals)
+    return {
+        name: Preset(
+            preset.about,
+            preset.num_iterations,
+            preset.seeds,
+            functools.partial(make_workload, preset.size, rules, options.signals),
+            preset.cost_share,
+            num_evaluations=20,
+        )
+        for name, preset in _PRESETS.items()
+    }
 
 
 def _configure(experiment: Experiment, options: SignalOptions) -> Experiment:
     """The experiment on a user's own signals, with another share."""
-    presets = {
-        name: preset._replace(make_workload=_make(_SIZES[name], options))
-        for name, preset in experiment.presets.items()
-    }
     return experiment._replace(
         methods=make_methods(options.share),
-        presets=presets,
+        presets=_presets(options),
         config={"share": options.share, "signals": list(map(str, options.signals))},
     )
 
@@ -85,44 +134,11 @@ def _sections(study: Study, folder: Path) -> list[str]:
     return figures.sections(study, folder)
 
 
-def _preset(name: str, about: str, iterations: int, seeds: str, **sizes) -> Preset:
-    """`iterations` of full training, which set all costs."""
-    make = _make(_SIZES[name], SignalOptions())
-    return Preset(about, iterations, seeds, make, num_evaluations=20, **sizes)
-
-
 EXPERIMENT = Experiment(
     name="inr",
     title="Coordinate networks: NTK-guided teaching and its controls",
     description="Each seed learns another signal, and its quality is measured on it.",
-    presets={
-        "cpu": _preset("cpu", "pictures of 128 px, a SIREN of 3 × 64", 500, "200-204"),
-        "smoke": _preset("smoke", "a picture of 32 px, in a minute", 200, "200-201"),
-        "cpu-constant": _preset(
-            "cpu-constant",
-            "as cpu, but at a constant learning rate and each row to full's cost, for "
-            "quality by iteration and by time",
-            500,
-            "200-204",
-            cost_share=1.0,
-        ),
-        "cpu-fourier": _preset(
-            "cpu-fourier", "as cpu, with Fourier features", 500, "200-204"
-        ),
-        "cpu-sound": _preset("cpu-sound", "sounds of 2 s", 500, "200-204"),
-        "cpu-shape": _preset("cpu-shape", "signed distances of shapes", 300, "200-204"),
-        "h200": _preset(
-            "h200",
-            "ten pictures of 512 px, the paper's SIREN and learning rate, each row to "
-            "full's cost; on an accelerator",
-            5_000,
-            "200-209",
-            cost_share=1.0,
-        ),
-        "h200-sound": _preset(
-            "h200-sound", "five sounds at 22 kHz, as h200", 5_000, "200-204"
-        ),
-    },
+    presets=_presets(SignalOptions()),
     methods=make_methods(),
     sections=_sections,
 )

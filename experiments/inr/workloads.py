@@ -41,8 +41,9 @@ class Size(NamedTuple):
     network: Literal["siren", "fourier"] = "siren"
     width: int = 64
     num_layers: int = 3
-    """Hidden layers."""
+    """Hidden ones."""
     learning_rate: float = 1e-3
+    """The peak."""
     learning_rates: tuple[tuple[str, float], ...] = ()
     is_decayed: bool = True
     """Whether the learning rate decays over the run, or stays, as the paper's."""
