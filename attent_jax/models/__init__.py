@@ -10,6 +10,22 @@ from attent_jax.models._decoder_cache import DecoderCache
 from attent_jax.models._decoder_config import DecoderConfig
 from attent_jax.models._generate import Generated, generate
 from attent_jax.models._language import TextClassifier
+from attent_jax.models._masking import TokenMask, dirichlet_masks, example_rngs
+from attent_jax.models._modalities import (
+    Modality,
+    blank_inputs,
+    patchify,
+    prepare_inputs,
+    standardize_depth,
+    unpatchify,
+)
+from attent_jax.models._multimae import MultiMAE
+from attent_jax.models._multimae_loss import (
+    multimae_loss,
+    normalize_patches,
+    reconstruction_losses,
+)
+from attent_jax.models._multimodal_encoder import Encoded, MultiModalEncoder
 from attent_jax.models._vision_transformer import VisionTransformer
 
 __all__ = [
@@ -17,10 +33,25 @@ __all__ = [
     "Decoder",
     "DecoderCache",
     "DecoderConfig",
+    "Encoded",
     "FourierMLP",
     "Generated",
+    "Modality",
+    "MultiMAE",
+    "MultiModalEncoder",
     "Siren",
     "TextClassifier",
+    "TokenMask",
     "VisionTransformer",
+    "blank_inputs",
+    "dirichlet_masks",
+    "example_rngs",
     "generate",
+    "multimae_loss",
+    "normalize_patches",
+    "patchify",
+    "prepare_inputs",
+    "reconstruction_losses",
+    "standardize_depth",
+    "unpatchify",
 ]
