@@ -38,6 +38,7 @@ figures: setup ## Draw the figures of the README and the documentation (20 minut
 benchmarks: setup ## Measure speed as ratios, on an idle machine
 	$(VENV)/bin/python -m experiments.benchmarks.selection_overhead
 	$(VENV)/bin/python -m experiments.benchmarks.scoring_throughput
+	$(VENV)/bin/python -m experiments.benchmarks.ntk_refresh
 	$(VENV)/bin/python -m experiments.benchmarks.loop_overhead
 	$(VENV)/bin/python -m experiments.benchmarks.loop_overhead --experiment inr
 	$(VENV)/bin/python -m experiments.benchmarks.selective_step

@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec
 
 from attent_jax import distributed
 from experiments.benchmarks.interleaved import store, time_interleaved
+from experiments.benchmarks.ntk_refresh import make_programs
 from experiments.benchmarks.scaling import bytes_moved
 from experiments.benchmarks.selective_step import predicted
 
@@ -42,6 +43,19 @@ def test_bytes_moved_are_the_collectives_results():
 )
 def test_the_cost_model_of_a_step(way, ratio, backward, share):
     assert predicted(way, ratio, backward) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(("chunk_size", "ratio"), [(None, 5 / 3), (32, 2.0)])
+def test_a_refresh_of_the_ntk_score_costs_what_the_docstring_says(
+    optimized, chunk_size, ratio
+):
+    programs, arguments = make_programs(64, 3, 64, chunk_size)
+    base, refresh = (
+        program.lower(*arguments).compile().cost_analysis()["flops"]
+        for program in programs.values()
+    )
+    # without a shared forward pass 2.0, with one that is repeated 2.3
+    assert refresh / base == pytest.approx(ratio, rel=0.03)
 
 
 @dataclasses.dataclass(frozen=True)
