@@ -1,0 +1,1 @@
+"""Multi-modal masked pre-training: RGB, depth and semantics of rooms."""
