@@ -1,0 +1,1 @@
+"""Language models fine-tuned by LoRA on selected examples."""
