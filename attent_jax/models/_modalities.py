@@ -201,7 +201,8 @@ def prepare_inputs(
       modalities: which to take.
       batch: maps by modality. Images of type uint8 are scaled to [−1, 1]; floating
         point is taken as it is. Depth is standardized by example. Labels may be of
-        any integer type.
+        any integer type, at their stride, or of the size of the other images: one of
+        each stride × stride of them is then taken.
 
     Returns:
       By name, `[batch, height, width, channels]` of float32, or labels
@@ -229,6 +230,12 @@ def prepare_inputs(
                 f"leave the modality out."
             )
         inputs[modality.name] = _prepared(modality, jnp.asarray(batch[modality.name]))
+    sizes = {inputs[m.name].shape[1:3] for m in modalities if m.stride == 1}
+    for modality in modalities:
+        labels, step = inputs[modality.name], modality.stride
+        if modality.has_labels and step > 1 and labels.shape[1:3] in sizes:
+            labels = labels[:, step // 2 :: step, step // 2 :: step]
+            inputs[modality.name] = labels
     check_inputs(modalities, inputs)
     return inputs
 

@@ -37,6 +37,15 @@ def normalize_patches(
       >>> attent_jax.models.normalize_patches(patches).tolist()
       [[[-0.9999995231628418, 0.9999995231628418, nan]]]
     """
+    mean, spread = patch_moments(patches)
+    return jnp.where(jnp.isfinite(patches), (patches - mean) / spread, jnp.nan)
+
+
+def patch_moments(patches: Float[Array, "batch patches values"]) -> tuple[Array, Array]:
+    """The mean and the standard deviation of each patch's finite values.
+
+    Both `[batch, patches, 1]`, the deviation at least 0.001.
+    """
     is_finite = jnp.isfinite(patches)
     count = jnp.maximum(jnp.sum(is_finite, axis=-1, keepdims=True), 1)
 
@@ -45,8 +54,7 @@ def normalize_patches(
         return jnp.sum(kept, axis=-1, keepdims=True) / count.astype(patches.dtype)
 
     centre = mean(patches)
-    spread = jnp.sqrt(mean((patches - centre) ** 2) + 1e-6)
-    return jnp.where(is_finite, (patches - centre) / spread, jnp.nan)
+    return centre, jnp.sqrt(mean((patches - centre) ** 2) + 1e-6)
 
 
 def reconstruction_losses(

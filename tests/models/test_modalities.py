@@ -103,6 +103,12 @@ def test_inputs_are_what_a_model_takes():
     assert prepare_inputs(MODALITIES, floats)["rgb"].min() == 1.0
 
 
+def test_labels_of_the_images_size_are_thinned_to_their_stride():
+    labels = np.arange(3 * 8 * 8).reshape(3, 8, 8)
+    inputs = prepare_inputs(MODALITIES, {**scenes(), "semantics": labels})
+    np.testing.assert_array_equal(inputs["semantics"], labels[:, 1::2, 1::2])
+
+
 def test_positions_are_those_of_the_reference_grid():
     positions = sincos_positions((2, 3), 8)
     frequencies = [1.0, 0.01]
@@ -136,7 +142,7 @@ def encode(inputs):
         ({"rgb": np.zeros((3, 8, 8, 4), np.uint8)}, ValueError, "4 channels, not 3"),
         ({"depth": np.zeros((3, 8, 8), np.uint16)}, TypeError, "depth: values must be"),
         ({"semantics": np.zeros((3, 4, 4))}, TypeError, "semantics: labels must be"),
-        ({"semantics": np.zeros((3, 8, 8), int)}, ValueError, "of different sizes"),
+        ({"semantics": np.zeros((3, 2, 2), int)}, ValueError, "of different sizes"),
         ({"semantics": np.zeros((3, 4, 4, 1), int)}, ValueError, "must have 3 axes"),
     ],
 )
