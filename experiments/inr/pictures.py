@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from experiments.inr.signals import Signal, digest, sampled
 from experiments.study.options import OptionError
@@ -230,6 +230,11 @@ def _decode(data: bytes, path: Path) -> Image.Image:
         image.load()
     except Image.DecompressionBombError as error:
         raise OptionError(f"the picture {path} is too large: {error}.") from error
+    except UnidentifiedImageError as error:  # its text names the buffer, not the file
+        raise OptionError(
+            f"{path} is not a picture. Give a PNG, JPEG or another file that pillow "
+            "reads."
+        ) from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         raise OptionError(
             f"the picture {path} does not decode ({error}). Give a complete PNG, JPEG "

@@ -74,8 +74,14 @@ def make_workload(
       files: pictures or sounds to learn in place of the catalogue's, one per seed.
 
     Raises:
-      OptionError: a file cannot be used.
+      OptionError: a file cannot be used, or a share is less than a coordinate.
     """
+    least = min((rule.share for rule in rules.values()), default=1.0)
+    if least * size.num_points < 1:
+        raise OptionError(
+            f"share is {least:g}, less than one of the {size.num_points:,} coordinates "
+            f"of a {size.kind}: give {1.1 / size.num_points:.2g} or more."
+        )
     for path in files:
         _read(size, path)  # what cannot be used is refused here
     network, dims = size.make_network(), DIMS[size.kind]
