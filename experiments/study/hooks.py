@@ -3,6 +3,7 @@
 import contextlib
 import io
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,12 @@ from rich.progress import Progress, TaskID
 from attent_jax.checkpointing import Checkpoint, Checkpointer, CheckpointError
 from experiments.study.preemption import Interruption, Preempted, TooManySkipped
 from experiments.study.processes import AnyProcess
-from experiments.study.workdir import GrowingFile, as_json_line, write_atomically
+from experiments.study.workdir import (
+    GrowingFile,
+    RecordError,
+    as_json_line,
+    write_atomically,
+)
 
 
 class Steps(NamedTuple):
@@ -178,11 +184,20 @@ class Snapshots(Hook):
 
 
 def read_snapshots(folder: Path) -> dict[int, dict[str, np.ndarray]]:
-    """What `Snapshots` wrote: arrays by the number of steps taken."""
+    """What `Snapshots` wrote: arrays by the number of steps taken.
+
+    Raises:
+      RecordError: if a file is damaged.
+    """
     found = {}
     for path in sorted(folder.glob("*.npz")):
-        with np.load(path) as arrays:
-            found[int(path.stem)] = dict(arrays)
+        try:
+            with path.open("rb") as file, np.load(file) as arrays:
+                found[int(path.stem)] = dict(arrays)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise RecordError(
+                f"{path} is damaged ({error}): remove it to report without it."
+            ) from error
     return found
 
 

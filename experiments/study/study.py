@@ -92,15 +92,17 @@ def run_study(
     epochs = preset.epochs if what.epochs is None else what.epochs
     budget = epochs * workload.num_examples
     mesh = make_mesh(workload)
+    seeds = parse_seeds(what.seeds or preset.seeds)
     runs = [
         RunSpec(
-            workload,
+            # Pictures are of the first seed; those of all would be gigabytes.
+            workload if seed == min(seeds) else workload._replace(snapshot=None),
             method,
             seed,
             budget if method.role == "reference" else budget * preset.cost_share,
             preset.num_evaluations,
         )
-        for seed in parse_seeds(what.seeds or preset.seeds)
+        for seed in seeds
         for method in methods
     ]
     for run in runs[: len(methods)]:  # what cannot be run is refused here

@@ -113,8 +113,8 @@ class Workload(NamedTuple):
     output_loss_fn: Callable[[Array, Batch], Float[Array, "batch"]] | None = None
     """`(outputs, batch) -> [batch]`, the loss as a function of the outputs."""
     snapshot: Callable[[str, TrainState, Split], dict[str, np.ndarray]] | None = None
-    """`(method, state, split) -> arrays` to keep of every evaluation for the report's
-    pictures, such as reconstructions; small."""
+    """`(method, state, split) -> arrays` to keep of every evaluation of the first seed,
+    for the report's pictures, such as reconstructions."""
 
     def learning_rate_of(self, method: str) -> float:
         """The method's peak learning rate."""

@@ -30,6 +30,7 @@ from experiments.study.hooks import (
 from experiments.study.loop import RunSpec, train
 from experiments.study.methods import STANDARD_METHODS
 from experiments.study.preemption import Interruption, Preempted, TooManySkipped
+from experiments.study.workdir import RecordError
 from experiments.study.workload import FinalEvaluation
 from tests.experiments import tiny_study
 from tests.experiments.recording import Recorder
@@ -270,6 +271,16 @@ def test_a_final_evaluation_interrupted_and_resumed_is_the_uninterrupted(tmp_pat
     assert not recorder.steps
     assert resumed.measures == expected.measures
     assert recorder.evaluations[-1] == whole.evaluations[-1]
+
+
+def test_a_damaged_snapshot_is_named(tmp_path):
+    hook = Snapshots(tmp_path)
+    hook.on_snapshot(7, {"shown": np.ones(100)})
+    (path,) = tmp_path.iterdir()
+    for content in (path.read_bytes()[:60], b"", b"no archive"):
+        path.write_bytes(content)
+        with pytest.raises(RecordError, match=r"000000007.npz is damaged .* remove"):
+            read_snapshots(tmp_path)
 
 
 def test_snapshots_are_read_back_by_step(tmp_path):
