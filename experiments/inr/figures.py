@@ -8,7 +8,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.inr.milestones import Trajectory, milestones, trajectory
+from experiments.inr.milestones import (
+    Trajectory,
+    is_of_pictures,
+    milestones,
+    trajectory,
+)
 from experiments.inr.rules import CONTROLS, ITERATIONS, RULES
 from experiments.study.paired_statistics import methods_of
 from experiments.study.plots import colour_of, new_figure, to_png
@@ -18,21 +23,24 @@ from experiments.study.workdir import write_atomically
 
 _MOMENTS = 4
 """Evaluations that the coordinates are shown at."""
-_MILESTONES = """\
+_BESIDE_PAPER = """\
 Ours beside the paper's (arXiv 2511.15487), which has larger pictures and networks on
-another machine: compare rows within a column, not numbers across. Qualities are
-interpolated between evaluations. Times are training with its scoring and selection,
-without evaluation and compilation."""
+another machine: compare rows within a column, not numbers across."""
+_INTERPOLATED = """\
+Qualities are interpolated between evaluations. Times are training with its scoring and
+selection, without evaluation and compilation."""
 _COORDINATES = """\
-White points are what each rule chooses at that moment, for the first seed. Below, the
-scores of NINT: the norm of the kernel times the error, and the error alone."""
+White points are what each rule chooses at that moment, for the first seed. Scores of
+NINT, if it was run, are the norm of the kernel times the error, and the error alone."""
 
 
 def sections(study: Study, folder: Path) -> list[str]:
     """The report's sections that only this experiment has; draws their pictures."""
     shown: list[str] = []
     if "psnr" in study.results[0].measures:
-        shown += ["## By iteration and by time", milestones(study), _MILESTONES]
+        shown += ["## By iteration and by time", milestones(study)]
+        shown += [_BESIDE_PAPER] if is_of_pictures(study) else []
+        shown.append(_INTERPOLATED)
     draw = {"trajectories.png": _trajectories(study)}
     first = min(result.seed for result in study.results)
     jobs = {job.result.method: job for job in study.jobs if job.result.seed == first}
@@ -40,7 +48,8 @@ def sections(study: Study, folder: Path) -> list[str]:
     snapshots = {method: kept for method, kept in snapshots.items() if kept}
     if snapshots:
         draw["reconstructions.png"] = _reconstructions(snapshots, jobs)
-        draw["coordinates.png"] = _coordinates(snapshots)
+        if any(name in snapshots for name in (*CONTROLS, *RULES)):
+            draw["coordinates.png"] = _coordinates(snapshots)
     for name, figure in draw.items():
         write_atomically(folder / name, to_png(figure))
         shown.append(f"![{name}]({name})")
@@ -50,7 +59,7 @@ def sections(study: Study, folder: Path) -> list[str]:
 
 
 def _trajectories(study: Study) -> Figure:
-    """Quality by iteration and by time: medians over seeds, all runs behind them."""
+    """Quality by iteration and by time, means over seeds."""
     figure = new_figure(12, 5)
     by_iteration, by_time = figure.subplots(1, 2, sharey=True)
     objective = study.objective

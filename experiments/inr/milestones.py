@@ -22,8 +22,8 @@ PAPER = {
     "evos-like": (28.02, 31.72, 37.56, None, None),
     "nint": (28.96, 32.64, 39.09, 25.1, 102.9),
 }
-"""arXiv 2511.15487: PSNR at `AT_ITERATIONS`, seconds to `TARGETS`. Its network, its
-pictures and its machine are others than ours; its EVOS is the authors'."""
+"""arXiv 2511.15487, of pictures: PSNR at `AT_ITERATIONS`, seconds to `TARGETS`. Its
+network, its pictures and its machine are others than ours; its EVOS is the authors'."""
 
 
 class Trajectory(NamedTuple):
@@ -69,8 +69,14 @@ def trajectory(job: Job, measure: str) -> Trajectory:
     )
 
 
+def is_of_pictures(study: Study) -> bool:
+    """Whether pictures are learnt, as in the paper's table; sounds have a PSNR too."""
+    return "ssim" in study.results[0].measures
+
+
 def milestones(study: Study) -> str:
     """The table: ours, and below it the paper's row where it has one."""
+    has_paper = is_of_pictures(study)
     head = ["method", *(f"PSNR at {n:,} iterations" for n in AT_ITERATIONS)]
     head += [f"s to {target:g} dB" for target in TARGETS] + ["ms an iteration"]
     table = [head]
@@ -82,7 +88,7 @@ def milestones(study: Study) -> str:
         row += [_mean([run.seconds_to(t) for run in own], "s") for t in TARGETS]
         pace = np.mean([run.seconds[-1] / run.iterations[-1] for run in own])
         table.append([method, *row, f"{1e3 * pace:.2f}"])
-        if method in PAPER:
+        if has_paper and method in PAPER:
             cells = ["–" if cell is None else f"{cell:g}" for cell in PAPER[method]]
             table.append(["– the paper's", *cells, ""])
     return markdown_table(table)
