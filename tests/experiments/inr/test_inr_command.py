@@ -1,5 +1,6 @@
 """`python -m experiments inr` as a person runs it, small; and what it refuses."""
 
+import dataclasses
 import json
 
 import jax
@@ -10,7 +11,7 @@ from scipy.io import wavfile
 
 from experiments.__main__ import main
 from experiments.inr import EXPERIMENT
-from experiments.inr.milestones import Trajectory
+from experiments.inr.milestones import Trajectory, milestones
 from experiments.study.records import read_study
 
 CONTROLS = ["full", "full-short", "random", "random-fresh"]
@@ -111,6 +112,41 @@ def test_signals_that_cannot_be_used_are_refused_before_training(refused, tmp_pa
 @pytest.mark.parametrize("share", [0, 1.5, float("nan")])
 def test_a_share_outside_of_0_to_1_is_refused(refused, share):
     refused("--share", share)
+
+
+def test_a_share_of_less_than_a_coordinate_is_refused(refused):
+    text = refused("--preset", "smoke", "--share", 1e-9)
+    assert "share is 1e-09, less than one of the 1,024 coordinates" in text
+
+
+def test_a_text_that_is_named_as_a_picture_is_refused_by_its_name(refused, tmp_path):
+    path = tmp_path / "text.png"
+    path.write_text("no picture")
+    text = refused("--preset", "smoke", "--signals", path)
+    assert "text.png is not a picture" in text
+    assert "BytesIO" not in text
+
+
+def test_only_the_first_seed_is_kept_for_pictures_and_full_alone_reports(run, tmp_path):
+    arguments = ["--preset", "smoke", "--seeds", "200-201", "--epochs", 50]
+    status, text = run(*arguments, "--methods", "full", "--out", tmp_path / "run")
+    assert status == 0, text
+    jobs = {job.result.seed: job for job in read_study([tmp_path / "run"]).jobs}
+    assert jobs[200].snapshots()
+    assert not jobs[201].snapshots()
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "![reconstructions.png]" in report
+    assert "coordinates.png" not in report
+
+
+def test_rows_of_the_paper_are_beside_pictures_only(study):
+    stored = read_study([study])
+    assert "the paper's" in milestones(stored)
+    sounds = [
+        job._replace(result=dataclasses.replace(job.result, measures={"psnr": 1.0}))
+        for job in stored.jobs
+    ]
+    assert "the paper's" not in milestones(stored._replace(jobs=sounds))
 
 
 def test_a_file_that_is_not_there_is_refused(refused, tmp_path):
