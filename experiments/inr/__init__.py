@@ -17,7 +17,7 @@ from experiments.study.command import study_command
 from experiments.study.records import Study
 from experiments.study.study import Experiment, Preset
 
-# Peaks found on two tuning pictures, seeds 100 and 101; docs/coordinates.md has the table.
+# Peaks found on two tuning pictures, seeds 100 and 101; see docs/coordinates.md.
 PICTURE = Size(
     "picture",
     128,
