@@ -5,18 +5,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_FLOATS = {
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
+_FLOATS = ("F32", "F16", "BF16")
 
 
 class Tensor(NamedTuple):
@@ -40,21 +35,29 @@ def open_tensors(folder: Path) -> dict[str, Tensor]:
       ValueError: if a file is damaged, weights are pickled, or not in float32, float16
         or bfloat16.
     """
+    return {
+        name: tensor
+        for path in _shards(folder)
+        for name, tensor in open_file(path).items()
+    }
+
+
+def open_file(path: Path) -> dict[str, Tensor]:
+    """All tensors of one file, as `open_tensors` has them."""
+    try:
+        # without mapping the file into memory, where the pages read would count
+        file = safe_open(path, framework="np", backend="pread")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or cut short: {error}.") from None
     tensors = {}
-    for path in _shards(folder):
-        try:
-            # without mapping files into memory, where the pages read would count
-            file = safe_open(path, framework="np", backend="pread")
-        except SafetensorError as error:
-            raise ValueError(f"{path} is damaged or cut short: {error}.") from None
-        for name in file.keys():  # noqa: SIM118
-            header = file.get_slice(name)
-            if header.get_dtype() not in _FLOATS:
-                raise ValueError(
-                    f"{name} in {path} is {header.get_dtype()}: only float32, float16 "
-                    f"and bfloat16 are read."
-                )
-            tensors[name] = Tensor(name, file, path, tuple(header.get_shape()))
+    for name in file.keys():  # noqa: SIM118
+        header = file.get_slice(name)
+        if header.get_dtype() not in _FLOATS:
+            raise ValueError(
+                f"{name} in {path} is {header.get_dtype()}: only float32, float16 and "
+                f"bfloat16 are read."
+            )
+        tensors[name] = Tensor(name, file, path, tuple(header.get_shape()))
     return tensors
 
 
@@ -116,13 +119,18 @@ def write_tensors(
     for number, shard in enumerate(shards, 1):
         name = f"model-{number:05}-of-{len(shards):05}.safetensors"
         name = SINGLE if len(shards) == 1 else name
-        values = {
-            each.name: np.ascontiguousarray(each.fetch().astype(each.dtype))
-            for each in shard
-        }
-        save_file(values, folder / name, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(values, name)
+        write_file(folder / name, shard)
+        weight_map |= dict.fromkeys((each.name for each in shard), name)
     if len(shards) > 1:
         total = sum(each.num_bytes for shard in shards for each in shard)
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2))
+
+
+def write_file(path: Path, tensors: Iterable[Pending]) -> None:
+    """Write one file, marked as transformers and PEFT want it."""
+    values = {
+        each.name: np.ascontiguousarray(each.fetch().astype(each.dtype))
+        for each in tensors
+    }
+    save_file(values, path, metadata={"format": "pt"})

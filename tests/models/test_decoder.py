@@ -120,12 +120,9 @@ def test_scan_and_remat_change_neither_logits_nor_gradients():
         return jax.jit(jax.grad(lambda p: loss(p, model), has_aux=True))(params)
 
     expected, logits = evaluate(params)
-    for scan_layers, remat in ((False, True), (True, False), (True, True)):
-        own = stacked(params) if scan_layers else params
-        gradients, again = evaluate(own, scan_layers=scan_layers, remat=remat)
-        assert_close(again, logits)
-        wanted = stacked(expected) if scan_layers else expected
-        jax.tree.map(lambda a, b: assert_close(a, b, 1e-4), gradients, wanted)
+    gradients, again = evaluate(stacked(params), scan_layers=True, remat=True)
+    assert_close(again, logits)
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-4), gradients, stacked(expected))
 
 
 def test_half_precision_is_near_and_its_logits_are_float32():
@@ -137,8 +134,9 @@ def test_half_precision_is_near_and_its_logits_are_float32():
     assert 1e-4 < np.abs(rough - exact).max() / scale < 0.05
 
 
-@each_family
-@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize(
+    ("family", "scan_layers"), [("Llama", False), ("Mistral", True), ("Gemma", False)]
+)
 def test_extending_by_the_cache_equals_the_full_pass(family, scan_layers):
     model = model_of(family, scan_layers=scan_layers)
     params = params_of(family)

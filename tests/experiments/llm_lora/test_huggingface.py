@@ -49,7 +49,7 @@ def test_states_of_every_layer_and_logits_are_those_of_transformers(name):
     )
 
 
-@each_family
+@pytest.mark.parametrize("name", ["mistral", "gemma"])
 def test_generation_continues_as_transformers_does(name):
     model, params = loaded(name, scan_layers=True)
     golden = expected(name)
