@@ -26,6 +26,9 @@ _COLOURS = {
 }
 
 
+_OTHERS = ("tab:pink", "tab:olive", "goldenrod", "navy", "teal", "magenta")
+
+
 def new_figure(width: float, height: float) -> Figure:
     """A figure in inches that needs no screen and lays itself out."""
     return Figure(figsize=(width, height), layout="constrained")
@@ -40,7 +43,7 @@ def to_png(figure: Figure) -> bytes:
 
 def colour_of(method: str, number: int) -> str:
     """A method's colour in all figures; others have one by their number."""
-    return _COLOURS.get(method, f"C{number}")
+    return _COLOURS.get(method, _OTHERS[number % len(_OTHERS)])
 
 
 class Curve(NamedTuple):

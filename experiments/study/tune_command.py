@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 
 from experiments.study.command import Command
-from experiments.study.options import RunOptions, StudyOptions, parse_seeds
+from experiments.study.options import OptionError, RunOptions, StudyOptions, parse_seeds
 from experiments.study.page import markdown_table
 from experiments.study.paired_statistics import mean_std, methods_of
 from experiments.study.records import Study, read_study
@@ -19,9 +19,9 @@ from experiments.study.study import choose_methods, find_experiment, run_study
 class Tune:
     """Train every method at several peak learning rates; print the best of each.
 
-    Every rate is a study in a folder of its own under --out, with the experiment's
-    first preset. The seeds, and so the data splits, are others than the ones that are
-    reported. Run the same command again to continue.
+    Every rate is a study in a folder of its own under --out. The seeds, and so the data
+    splits, are others than the ones that are reported. Run the same command again to
+    continue.
     """
 
     experiment: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
@@ -30,6 +30,10 @@ class Tune:
     """Folder for the studies."""
     rates: Annotated[tuple[float, ...], tyro.conf.arg(metavar="RATE")]
     """Peak learning rates."""
+    preset: Annotated[
+        str | None, tyro.conf.arg(help_behavior_hint="(default: its first)")
+    ] = None
+    """Of the experiment."""
     study: StudyOptions = dataclasses.field(
         default_factory=lambda: StudyOptions(seeds="100-109")
     )
@@ -42,7 +46,12 @@ class Tune:
 def main(options: Tune) -> int:
     """Run the studies that are left, and print the table; returns the exit status."""
     experiment = find_experiment(options.experiment)
-    name, preset = next(iter(experiment.presets.items()))
+    name = options.preset or next(iter(experiment.presets))
+    if name not in experiment.presets:
+        raise OptionError(
+            f"preset must be one of {', '.join(experiment.presets)}, got {name!r}."
+        )
+    preset = experiment.presets[name]
     studies: dict[float, Study] = {}
     num_methods = len(choose_methods(experiment, options.study.methods))
     num_jobs = num_methods * len(parse_seeds(options.study.seeds or preset.seeds))
