@@ -27,10 +27,11 @@ demo: setup ## Train with and without teaching on real data (3 minutes); ARGS="-
 theory: setup ## Check the theory's claims, in eight figures (3 minutes); ARGS="--help"
 	$(VENV)/bin/python -m experiments kernel-convergence $(ARGS)
 
-figures: setup ## Draw the figures of the README and the documentation (20 minutes)
+figures: setup ## Draw the figures of the README and the documentation (40 minutes)
 	rm -rf runs/figures
 	$(VENV)/bin/python -m experiments demo --preset full --out runs/figures/demo
 	$(VENV)/bin/python -m experiments kernel-convergence --out runs/figures/kernel
+	$(VENV)/bin/python -m experiments inr --preset full --out runs/figures/inr
 	set -e; for figure in runs/figures/*/*.png; do \
 	  cp $$figure $(FIGURES)/$$(basename $$(dirname $$figure))_$$(basename $$figure); \
 	done

@@ -174,5 +174,12 @@ def show_map(axes: Axes, values: np.ndarray, *, limit: float) -> None:
     else:
         shown = values if values.ndim == 2 else values[len(values) // 2].T
         origin = "upper" if values.ndim == 2 else "lower"
-        axes.imshow(shown, cmap="gray", vmin=0, vmax=limit, origin=origin)
+        axes.imshow(
+            shown,
+            cmap="gray",
+            vmin=0,
+            vmax=limit,
+            origin=origin,
+            interpolation="nearest",
+        )
     axes.set(xticks=[], yticks=[])
