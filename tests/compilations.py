@@ -1,9 +1,10 @@
-"""Counting what XLA compiles."""
+"""Counting what XLA compiles, and comparing programs without compiling them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import jax
+import numpy as np
 
 
 @contextmanager
@@ -20,3 +21,11 @@ def compilations() -> Iterator[list[str]]:
         yield compiled
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def assert_same_program(one, other, *arguments) -> None:
+    """The functions have the same jaxpr for the arguments, constants included."""
+    programs = [jax.make_jaxpr(function)(*arguments) for function in (one, other)]
+    assert str(programs[0]) == str(programs[1])
+    for first, second in zip(*(program.consts for program in programs), strict=True):
+        np.testing.assert_array_equal(first, second)

@@ -37,7 +37,7 @@ def vision_transformer(dropout_rate=0.0, dtype=jnp.float32):
         num_classes=5,
         patch_size=4,
         width=8,
-        num_layers=2,
+        num_layers=1,
         num_heads=2,
         dropout_rate=dropout_rate,
     )
@@ -62,7 +62,7 @@ def decoder(scan_layers=False):
     config = models.DecoderConfig(
         vocabulary_size=11,
         width=8,
-        num_layers=2,
+        num_layers=2 if scan_layers else 1,
         num_heads=2,
         num_kv_heads=1,
         head_width=4,
