@@ -10,16 +10,24 @@ from typing import Literal, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
-from attent_jax.training import merge_params, partition_params
 from attent_jax.typing import Batch, Params, Trainable
-from theory._checks import check_count, check_fits, leading_size
+from theory._checks import (
+    check_count,
+    check_fits,
+    leading_size,
+    memory_bytes,
+)
+from theory._jacobians import contraction, kernels_of_parts, parts_of
 from theory._neural_tangents import known_warnings
 from theory._neural_tangents import neural_tangents as nt
+from theory._parameters import merge_params, split_params
+from theory._precision import warn_if_narrowed
 from theory.layout import blockwise
 
-_IMPLEMENTATIONS = {
+_NEURAL_TANGENTS = {
     "jacobian_contraction": nt.NtkImplementation.JACOBIAN_CONTRACTION,
     "ntk_vector_products": nt.NtkImplementation.NTK_VECTOR_PRODUCTS,
 }
@@ -60,29 +68,41 @@ def empirical_ntk(
     *,
     trace_axes: Sequence[int] = (-1,),
     implementation: Literal[
-        "jacobian_contraction", "ntk_vector_products"
-    ] = "jacobian_contraction",
+        "parameter_parts", "jacobian_contraction", "ntk_vector_products"
+    ] = "parameter_parts",
     batch_size: int | None = None,
+    jacobian_bytes: int | None = None,
+    mesh: Mesh | None = None,
     trainable: Trainable = True,
 ) -> KernelFn:
-    """The empirical ANTK, computed by neural-tangents, in its layout and scaling.
+    """The empirical ANTK, in the layout and scaling of neural-tangents.
 
     Args:
       apply_fn: `(params, x) -> [n, ...]`, deterministic.
       trace_axes: output axes over whose equal entries the kernel is averaged; `()` for
         the full kernel.
-      implementation: "jacobian_contraction" holds the Jacobian of a block's outputs.
-        "ntk_vector_products" does not, and is slower unless there are few outputs.
-      batch_size: compute blocks of `batch_size` × `batch_size` examples. None: all at
-        once.
+      implementation: "parameter_parts" sums J Jᵀ over parts of the parameters, so that
+        every derivative is computed once. The others are neural-tangents', which
+        compute them again for every pair of blocks: "jacobian_contraction" holds the
+        Jacobian of a block's outputs, "ntk_vector_products" does not.
+      batch_size: take the derivatives of `batch_size` examples at a time. In
+        neural-tangents' implementations: compute blocks of `batch_size` × `batch_size`
+        examples. None: all at once.
+      jacobian_bytes: about the memory of one part's Jacobian, for "parameter_parts". It
+        sets the number of parts. A part takes a forward pass, and as much of a backward
+        pass as reaches its parameters. None: an eighth of the memory.
+      mesh: divide the examples over its devices, and return the kernel with its rows
+        divided, for "parameter_parts". A device still holds one part's Jacobian on all
+        examples.
       trainable: which parameters count, such as a layer's or LoRA's: True for all, a
         pytree prefix of bools, or a function of a leaf's path, as in
-        `attent_jax.training.partition_params`.
+        `attent_jax.training.partition_params`. Leaves that are not floating point never
+        count.
 
     Returns:
       `(params, x1, x2=None) -> kernel`: for outputs `[n, s, p]` and `[m, t, p]` the
       traced kernel `[n, m, s, t]` (divided by p) or the full one `[n, m, s, t, p, p]`.
-      `x2=None` means x1; with `batch_size` that costs about half.
+      `x2=None` means x1, which costs about half.
 
     Raises:
       ValueError: if an argument is unknown, the outputs of x1 and x2 do not match, or
@@ -97,23 +117,42 @@ def empirical_ntk(
       >>> kernel_fn({"w": jnp.zeros((3, 2))}, jnp.ones((5, 3))).shape
       (5, 5, 2, 2)
     """
-    if implementation not in _IMPLEMENTATIONS:
+    names = ("parameter_parts", *_NEURAL_TANGENTS)
+    if implementation not in names:
         raise ValueError(
-            f"implementation must be one of {', '.join(_IMPLEMENTATIONS)}, got "
+            f"implementation must be one of {', '.join(names)}, got "
             f"{implementation!r}: neural-tangents' other implementations do not run on "
             f"jax {jax.__version__}."
         )
     if batch_size is not None:
         check_count("batch_size", batch_size)
+    if implementation == "parameter_parts":
+        contributions_fn = ntk_contributions(
+            apply_fn,
+            lambda path: "all",
+            trace_axes=trace_axes,
+            batch_size=batch_size,
+            jacobian_bytes=jacobian_bytes,
+            mesh=mesh,
+            trainable=trainable,
+        )
+        return lambda params, x1, x2=None, /: contributions_fn(params, x1, x2)["all"]
+    for name, value in {"jacobian_bytes": jacobian_bytes, "mesh": mesh}.items():
+        if value is not None:
+            raise ValueError(
+                f"{name}={value} is for implementation='parameter_parts', got "
+                f"{implementation!r}: leave one of them out."
+            )
 
     @jax.jit
     def compute(params: Params, x1: Batch, x2: Batch | None) -> Array:
-        trained, frozen = partition_params(params, trainable)
+        warn_if_narrowed(apply_fn, params, x1)
+        trained, frozen = split_params(params, trainable)
         kernel_fn = nt.empirical_ntk_fn(
             lambda trained, x: apply_fn(merge_params(trained, frozen), x),
             trace_axes=tuple(trace_axes),
             vmap_axes=0,
-            implementation=_IMPLEMENTATIONS[implementation],
+            implementation=_NEURAL_TANGENTS[implementation],
         )
 
         def block_fn(rows: Batch, columns: Batch | None) -> Array:
@@ -125,23 +164,154 @@ def empirical_ntk(
         return blockwise(block_fn, x1, x2, batch_size)
 
     def kernel_fn(params: Params, x1: Batch, x2: Batch | None = None, /) -> Array:
-        outputs1, outputs2 = _outputs(apply_fn, params, x1, x2)
-        traced = _traced(trace_axes, outputs1, outputs2)
-        shape = [
-            length
-            for axis, lengths in enumerate(
-                zip(outputs1.shape, outputs2.shape, strict=True)
-            )
-            if axis not in traced
-            for length in lengths
-        ]
-        trained, _ = partition_params(params, trainable)
-        num_trained = sum(map(jnp.size, jax.tree.leaves(trained)))
-        outputs = (outputs1, outputs2)
-        _check_memory(shape, outputs, batch_size, num_trained, implementation)
+        outputs = _outputs(apply_fn, params, x1, x2)
+        _check_kernel_fits(outputs, _traced(trace_axes, *outputs))
+        trained, _ = split_params(params, trainable)
+        if implementation == "jacobian_contraction":
+            _check_jacobians_fit(outputs, batch_size, trained)
         return compute(params, x1, x2)
 
     return kernel_fn
+
+
+def ntk_contributions(
+    apply_fn: DeterministicApplyFn,
+    group_fn: Callable[[str], str | None],
+    *,
+    trace_axes: Sequence[int] = (-1,),
+    batch_size: int | None = None,
+    jacobian_bytes: int | None = None,
+    mesh: Mesh | None = None,
+    trainable: Trainable = True,
+) -> Callable[..., dict[str, Float[Array, "n m ..."]]]:
+    """The empirical ANTK by groups of parameters, such as layers. They sum to it.
+
+    Args:
+      apply_fn: `(params, x) -> [n, ...]`, deterministic.
+      group_fn: the name of a leaf's group, from its path, such as
+        `"params/block_0/kernel"`. None: the leaf is in no group.
+      trace_axes: as in `empirical_ntk`, like the arguments after it.
+      batch_size: examples whose derivatives are taken at a time.
+      jacobian_bytes: about the memory of one part's Jacobian.
+      mesh: divide the examples over its devices.
+      trainable: which parameters count.
+
+    Returns:
+      `(params, x1, x2=None) -> {group: kernel}`, each as `empirical_ntk` returns it.
+
+    Raises:
+      ValueError: if no leaf is in a group, the outputs of x1 and x2 do not match, the
+        examples do not divide over the mesh, or the kernels do not fit into memory.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from theory.empirical_ntk import ntk_contributions
+      >>> contributions_fn = ntk_contributions(
+      ...     lambda params, x: (x @ params["w"]) * params["scale"],
+      ...     lambda path: path, trace_axes=())
+      >>> params = {"w": jnp.ones(3), "scale": jnp.array(2.0)}
+      >>> kernels = contributions_fn(params, jnp.eye(3))
+      >>> {name: kernel[0].tolist() for name, kernel in kernels.items()}
+      {'scale': [1.0, 1.0, 1.0], 'w': [4.0, 0.0, 0.0]}
+    """
+    counts = {"batch_size": batch_size, "jacobian_bytes": jacobian_bytes}
+    for name, value in counts.items():
+        if value is not None:
+            check_count(name, value)
+
+    @jax.jit
+    def compute(params: Params, x1: Batch, x2: Batch | None) -> dict[str, Array]:
+        warn_if_narrowed(apply_fn, params, x1)
+        trained, frozen = split_params(params, trainable)
+        leaves, treedef = jax.tree.flatten(trained)
+        outputs1, outputs2 = _outputs(apply_fn, params, x1, x2)
+        traced = _traced(trace_axes, outputs1, outputs2)
+        contract = contraction(outputs1.shape[1:], outputs2.shape[1:], traced)
+        entry = 0 if x2 is None else math.prod(outputs2.shape)
+        entry = (entry + math.prod(outputs1.shape)) * outputs1.dtype.itemsize
+        largest = max(1, (jacobian_bytes or memory_bytes() // 8) // entry)
+
+        def row_fn(leaves: list[Array], example: Batch) -> Array:
+            params = merge_params(treedef.unflatten(leaves), frozen)
+            return apply_fn(params, jax.tree.map(lambda leaf: leaf[None], example))[0]
+
+        groups = _groups(trained, group_fn)
+        parts = [
+            [
+                part._replace(leaves=tuple(positions[i] for i in part.leaves))
+                for part in parts_of([leaves[i].size for i in positions], largest)
+            ]
+            for positions in groups.values()
+        ]
+
+        def kernels(leaves, x1: Batch, x2: Batch | None, gather) -> dict[str, Array]:
+            found = kernels_of_parts(
+                row_fn,
+                leaves,
+                parts,
+                x1,
+                x2,
+                contract,
+                batch_size=batch_size,
+                gather=gather,
+            )
+            return dict(zip(groups, found, strict=True))
+
+        if mesh is None:
+            return kernels(leaves, x1, x2, lambda jacobian: jacobian)
+        axes = mesh.axis_names
+        rows = PartitionSpec(axes)
+        return jax.shard_map(
+            lambda leaves, x1, x2: kernels(
+                leaves,
+                x1,
+                x2,
+                lambda jacobian: jax.lax.all_gather(jacobian, axes, tiled=True),
+            ),
+            mesh=mesh,
+            in_specs=(PartitionSpec(), rows, rows),
+            out_specs=rows,
+            check_vma=False,
+        )(leaves, x1, x2)
+
+    def contributions_fn(
+        params: Params, x1: Batch, x2: Batch | None = None, /
+    ) -> dict[str, Array]:
+        outputs = _outputs(apply_fn, params, x1, x2)
+        trained, _ = split_params(params, trainable)
+        num_groups = len(_groups(trained, group_fn))
+        _check_kernel_fits(outputs, _traced(trace_axes, *outputs), num_groups)
+        if mesh is not None:
+            for name, output in zip(("x1", "x2"), outputs, strict=True):
+                if output.shape[0] % mesh.size:
+                    raise ValueError(
+                        f"the {output.shape[0]} examples of {name} do not divide over "
+                        f"the mesh's {mesh.size} devices: pass a multiple of "
+                        f"{mesh.size}."
+                    )
+        return compute(params, x1, x2)
+
+    return contributions_fn
+
+
+def _groups(
+    trained: Params, group_fn: Callable[[str], str | None]
+) -> dict[str, list[int]]:
+    """The positions of every group's leaves among the trained ones."""
+    groups: dict[str, list[int]] = {}
+    paths = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, _ in jax.tree_util.tree_leaves_with_path(trained)
+    ]
+    for position, path in enumerate(paths):
+        if (name := group_fn(path)) is not None:
+            groups.setdefault(name, []).append(position)
+    if not groups:
+        raise ValueError(
+            f"group_fn puts no parameter into a group; the paths are "
+            f"{', '.join(paths)}: return a name for at least one."
+        )
+    return groups
 
 
 def ntk_vector_product(
@@ -180,7 +350,8 @@ def ntk_vector_product(
 
     @jax.jit
     def compute(params: Params, values: Array, x1: Batch, x2: Batch | None) -> Array:
-        trained, frozen = partition_params(params, trainable)
+        warn_if_narrowed(apply_fn, params, x1)
+        trained, frozen = split_params(params, trainable)
 
         def outputs_of(x: Batch) -> Callable[[Params], Array]:
             return lambda trained: _apply(
@@ -270,27 +441,37 @@ def _traced(trace_axes: Sequence[int], outputs1, outputs2) -> set[int]:
     return traced
 
 
-def _check_memory(
-    shape: Sequence[int],
-    outputs: Sequence[jax.ShapeDtypeStruct],
-    batch_size: int | None,
-    num_trained: int,
-    implementation: str,
+def _check_kernel_fits(
+    outputs: Sequence[jax.ShapeDtypeStruct], traced: set[int], num_kernels: int = 1
 ) -> None:
-    itemsize = outputs[0].dtype.itemsize
+    shape = [
+        length
+        for axis, lengths in enumerate(zip(*(o.shape for o in outputs), strict=True))
+        if axis not in traced
+        for length in lengths
+    ]
+    kernels = "a kernel" if num_kernels == 1 else f"{num_kernels} kernels"
     check_fits(
-        f"a kernel of shape {tuple(shape)}",
-        math.prod(shape) * itemsize,
+        f"{kernels} of shape {tuple(shape)}",
+        num_kernels * math.prod(shape) * outputs[0].dtype.itemsize,
         "use fewer examples, trace over channels, or apply the kernel without holding "
         "it, by theory.empirical_ntk.ntk_vector_product",
     )
-    if implementation == "jacobian_contraction":
-        for output in outputs:
-            rows = min(batch_size or output.shape[0], output.shape[0])
-            check_fits(
-                f"the Jacobian of {rows} examples' outputs",
-                # neural-tangents holds it twice, with axes in two orders
-                2 * rows * math.prod(output.shape[1:]) * num_trained * itemsize,
-                "pass a smaller batch_size, or use "
-                "theory.empirical_ntk.ntk_vector_product",
-            )
+
+
+def _check_jacobians_fit(
+    outputs: Sequence[jax.ShapeDtypeStruct], batch_size: int | None, trained: Params
+) -> None:
+    num_trained = sum(map(jnp.size, jax.tree.leaves(trained)))
+    for output in outputs:
+        rows = min(batch_size or output.shape[0], output.shape[0])
+        check_fits(
+            f"the Jacobian of {rows} examples' outputs",
+            # neural-tangents holds it twice, with axes in two orders
+            2
+            * rows
+            * math.prod(output.shape[1:])
+            * num_trained
+            * output.dtype.itemsize,
+            "pass a smaller batch_size, or use implementation='parameter_parts'",
+        )

@@ -6,6 +6,7 @@ first order in η, with K = K_θ, the ANTK. A greedy teacher selects the example
 f is furthest from f*.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -160,7 +161,7 @@ def predict_mse(
     targets: Float[Array, "pool ..."],
     *,
     learning_rate: float | Float[Array, ""] = 1.0,
-    num_steps: float = jnp.inf,
+    num_steps: float = math.inf,
     kernel_to_points: Float[Array, "points pool ..."] | None = None,
     outputs_on_points: Float[Array, "points ..."] | None = None,
 ) -> Float[Array, "points ..."]:
@@ -174,13 +175,14 @@ def predict_mse(
       outputs: f_0 on the pool.
       targets: y.
       learning_rate: η; any η below 2N/λ_max has the same limit.
-      num_steps: T, a Python number; inf for the limit (ridgeless kernel regression).
+      num_steps: T, a whole Python number; inf for the limit (ridgeless kernel
+        regression).
       kernel_to_points: `[points, N, ...]` from the pool to where f is predicted, with
         `outputs_on_points` f_0 there. None: on the pool.
 
     Raises:
-      ValueError: if only one of the last two is given, shapes do not match, or the
-        kernel is not square.
+      ValueError: if only one of the last two is given, shapes do not match, the kernel
+        is not square, or `num_steps` is negative or not whole.
 
     Example:
       >>> import jax.numpy as jnp
@@ -197,12 +199,18 @@ def predict_mse(
             f"targets has shape {jnp.shape(targets)} and outputs {jnp.shape(outputs)}: "
             f"pass one target per output."
         )
+    if not (num_steps >= 0 and (num_steps == math.inf or num_steps % 1 == 0)):
+        # An error with ηλ/N > 1 changes its sign at every step: none lies between.
+        raise ValueError(
+            f"num_steps must be 0 or more and whole, or inf, got {num_steps}: descent "
+            f"takes whole steps."
+        )
     matrix = square_matrix(kernel)
     eigenvalues, vectors = jnp.linalg.eigh(matrix)
     num_examples = kernel.shape[0]
     is_learned = eigenvalues > rounding(eigenvalues)
     safe = jnp.where(is_learned, eigenvalues, 1)
-    if num_steps == jnp.inf:
+    if num_steps == math.inf:
         learned = 1 / safe
     else:
         learned = (1 - (1 - learning_rate * safe / num_examples) ** num_steps) / safe

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from attent_jax import selectors
+from attent_jax.distributed import make_mesh
 from tests.theory.small_networks import MLP, MULTI, POINTS1, SINGLE, X, mlp
 from theory.attention_ntk import attention, attention_ntk
 from theory.convergence import KernelTracker, cka, relative_distance, target_alignment
-from theory.empirical_ntk import empirical_ntk, ntk_vector_product
+from theory.empirical_ntk import empirical_ntk, ntk_contributions, ntk_vector_product
 from theory.functional_gradient import (
     functional_gradient_descent,
     predict_mse,
@@ -24,6 +25,7 @@ from theory.spectrum import max_learning_rate, spectrum
 EMPIRICAL: Any = empirical_ntk
 CLOSED: Any = attention_ntk
 DESCENT = functional_gradient_descent(jnp.eye(3), lambda f: f, 0.1)
+FOUR_DEVICES = make_mesh(devices=jax.devices()[:4])
 
 
 def zeros(*shape) -> Any:
@@ -143,7 +145,8 @@ CASES = {
     # the empirical kernel
     "unknown implementation": (
         lambda: EMPIRICAL(mlp, implementation="auto"),
-        "implementation must be one of jacobian_contraction, ntk_vector_products, got "
+        "implementation must be one of parameter_parts, jacobian_contraction, "
+        "ntk_vector_products, got "
         f"'auto': .*jax {jax.__version__}",
     ),
     **{
@@ -210,10 +213,43 @@ CASES = {
     ),
     "Jacobian larger than the memory": (
         lambda: kernel_of_mlp(
-            zeros(10**4, 10**4), params=zeros(10**4, 100), apply_fn=lambda w, x: x @ w
+            zeros(10**4, 10**4),
+            params=zeros(10**4, 100),
+            apply_fn=lambda w, x: x @ w,
+            implementation="jacobian_contraction",
         ),
         r"the Jacobian of 10000 examples' outputs would take 14,901.2 GiB.*"
-        "pass a smaller batch_size",
+        "pass a smaller batch_size, or use implementation='parameter_parts'",
+    ),
+    "parts of parameters for neural-tangents": (
+        lambda: kernel_of_mlp(
+            implementation="ntk_vector_products", jacobian_bytes=10**9
+        ),
+        "jacobian_bytes=1000000000 is for implementation='parameter_parts', got 'ntk_v",
+    ),
+    "parts of no memory": (
+        lambda: kernel_of_mlp(jacobian_bytes=0),
+        "jacobian_bytes must be a positive integer, got 0",
+    ),
+    "examples that do not divide over the devices": (
+        lambda: kernel_of_mlp(POINTS1, POINTS1[:3], mesh=FOUR_DEVICES),
+        "the 3 examples of x2 do not divide over the mesh's 4 devices: pass a multiple",
+    ),
+    "no groups of parameters": (
+        lambda: ntk_contributions(mlp, lambda path: None)(MLP, POINTS1),
+        "group_fn puts no parameter into a group; the paths are hidden/b, hidden/w, ou",
+    ),
+    "parameters without a gradient": (
+        lambda: kernel_of_mlp(params={"n": np.arange(3)}, apply_fn=lambda p, x: x),
+        "params has no trained leaf of floating point, only leaves of int64: pass",
+    ),
+    "steps that are not whole": (
+        lambda: predict_mse(jnp.eye(3), jnp.zeros(3), jnp.ones(3), num_steps=2.5),
+        "num_steps must be 0 or more and whole, or inf, got 2.5: descent takes whole",
+    ),
+    "steps back": (
+        lambda: predict_mse(jnp.eye(3), jnp.zeros(3), jnp.ones(3), num_steps=-1),
+        "num_steps must be 0 or more and whole, or inf, got -1",
     ),
     "nothing trained": (
         lambda: kernel_of_mlp(trainable=False),
@@ -348,14 +384,16 @@ def test_products_have_no_kernel_to_fit(monkeypatch):
 def test_blocks_hold_a_smaller_jacobian(monkeypatch):
     # 4 examples, 6 outputs, 40 parameters of 8 bytes, held twice
     monkeypatch.setattr("theory._checks.memory_bytes", lambda: 2 * 3 * 6 * 40 * 8)
-    kernel_of_mlp(batch_size=3)
+    contraction = {"implementation": "jacobian_contraction"}
+    kernel_of_mlp(batch_size=3, **contraction)
     kernel_of_mlp(implementation="ntk_vector_products")
-    kernel_of_mlp(trainable={"hidden": True, "out": False})
+    kernel_of_mlp()
+    kernel_of_mlp(trainable={"hidden": True, "out": False}, **contraction)
     with pytest.raises(ValueError, match="Jacobian of 4 examples"):
-        kernel_of_mlp()
+        kernel_of_mlp(**contraction)
 
 
 def test_jacobian_of_the_second_inputs_must_fit_too(monkeypatch):
     monkeypatch.setattr("theory._checks.memory_bytes", lambda: 2 * 3 * 6 * 40 * 8)
     with pytest.raises(ValueError, match="Jacobian of 4 examples"):
-        kernel_of_mlp(POINTS1[:1], POINTS1)
+        kernel_of_mlp(POINTS1[:1], POINTS1, implementation="jacobian_contraction")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from attent_jax.distributed import make_mesh
 from attent_jax.models import TextClassifier
 from tests.theory.small_networks import (
     GOLDEN,
@@ -19,12 +20,18 @@ from tests.theory.small_networks import (
     mlp,
     ntk_by_jacobian,
 )
+from theory._jacobians import Part, parts_of
 from theory._neural_tangents import known_warnings
 from theory._neural_tangents import neural_tangents as nt
-from theory.empirical_ntk import empirical_ntk, ntk_vector_product
+from theory._precision import _warn_once, narrowing
+from theory.empirical_ntk import empirical_ntk, ntk_contributions, ntk_vector_product
 from theory.layout import kernel_product
 
-IMPLEMENTATIONS: Any = ["jacobian_contraction", "ntk_vector_products"]
+IMPLEMENTATIONS: Any = [
+    "parameter_parts",
+    "jacobian_contraction",
+    "ntk_vector_products",
+]
 each_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 each_inputs = pytest.mark.parametrize("x2", [None, POINTS2], ids=["x", "x2"])
 TRAINABLE: Any = {
@@ -75,7 +82,7 @@ TRANSFORMER = {
     [
         pytest.param("full_xx", "jacobian_contraction", marks=pytest.mark.slow),
         ("full_xz", "ntk_vector_products"),
-        ("trace_xz", "jacobian_contraction"),
+        ("trace_xz", "parameter_parts"),
         pytest.param("pool_xz", "jacobian_contraction", marks=pytest.mark.slow),
     ],
 )
@@ -122,10 +129,103 @@ def test_traced_kernel_is_the_mean_over_equal_entries(
 
 
 @each_inputs
-def test_blocks_that_do_not_divide_make_the_whole(x2):
-    kernel_fn = empirical_ntk(mlp, trace_axes=(), batch_size=3)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS[:2])
+def test_blocks_that_do_not_divide_make_the_whole(implementation, x2):
+    kernel_fn = empirical_ntk(
+        mlp, trace_axes=(), batch_size=3, implementation=implementation
+    )
     expected = ntk_by_jacobian(mlp, MLP, POINTS1, x2)
     assert_equal(kernel_fn(MLP, POINTS1, x2), expected)
+
+
+# MLP has leaves of 4, 12 and 24 entries; one entry takes 8 · 6 bytes per example.
+@each_inputs
+@pytest.mark.parametrize("entries", [1, 5, 16, 40])
+def test_parts_of_the_parameters_make_the_whole(entries, x2):
+    num_examples = 4 if x2 is None else 7
+    kernel_fn = empirical_ntk(
+        mlp, trace_axes=(), jacobian_bytes=entries * 48 * num_examples
+    )
+    expected = ntk_by_jacobian(mlp, MLP, POINTS1, x2)
+    assert_equal(kernel_fn(MLP, POINTS1, x2), expected)
+
+
+def test_parts_hold_what_they_may():
+    assert parts_of([4, 12, 24], 40) == [Part((0, 1, 2), 1)]
+    assert parts_of([4, 12, 24], 39) == [Part((0, 1), 1), Part((2,), 1)]
+    assert parts_of([4, 12, 24], 16) == [Part((2,), 2), Part((0, 1), 1)]
+    assert parts_of([4, 12, 24], 5) == [Part((1,), 3), Part((2,), 5), Part((0,), 1)]
+
+
+def test_examples_are_divided_over_devices():
+    mesh = make_mesh(devices=jax.devices()[:2])
+    options: Any = {"trace_axes": (), "mesh": mesh, "jacobian_bytes": 16 * 48 * 6}
+    kernel_fn = empirical_ntk(mlp, **options)
+    x2 = np.concatenate([POINTS2, POINTS1[:1]])
+    for second in (None, x2):
+        found = kernel_fn(MLP, POINTS1, second)
+        assert_equal(found, ntk_by_jacobian(mlp, MLP, POINTS1, second))
+        shapes = {shard.data.shape for shard in found.addressable_shards}
+        assert shapes == {(2, 4, 2, 2, 3, 3)}
+
+
+def test_contributions_of_groups_are_those_of_their_parameters():
+    def group_of(path):
+        return None if path == "hidden/b" else path.split("/")[0]
+
+    kernels = ntk_contributions(mlp, group_of, trace_axes=())(MLP, POINTS1, POINTS2)
+    assert set(kernels) == {"hidden", "out"}
+    weights = {"hidden": {"w": True, "b": False}, "out": False}
+    assert_equal(kernels["hidden"], kernel_of_trained(weights))
+    assert_equal(kernels["out"], kernel_of_trained({"hidden": False, "out": True}))
+
+
+def test_leaves_that_are_not_floating_point_are_left_out():
+    """As in the state of a model with dropout: a counter and a key."""
+    state = {"params": MLP, "count": np.int32(3), "key": jax.random.key(0)}
+
+    def apply_fn(state, x):
+        return mlp(state["params"], x) * state["count"].astype(float)
+
+    expected = 9 * ntk_by_jacobian(mlp, MLP, POINTS1)
+    assert_equal(empirical_ntk(apply_fn, trace_axes=())(state, POINTS1), expected)
+    values = jnp.ones((4, 2, 3))
+    product = ntk_vector_product(apply_fn)(state, values, POINTS1)
+    assert_equal(product, kernel_product(expected, values))
+
+
+@jax.numpy_dtype_promotion("standard")
+@pytest.mark.parametrize("inside", ["directly", "scan", "cond"])
+def test_arithmetic_in_float32_inside_a_float64_program_is_noticed(inside):
+    def narrow(x):
+        return jnp.tanh(x.astype(jnp.float32))
+
+    def apply_fn(params, x):
+        x = x @ params
+        if inside == "scan":
+            return jax.lax.scan(lambda _, row: (None, narrow(row)), None, x)[1]
+        if inside == "cond":
+            return jax.lax.cond(True, narrow, lambda x: x.astype(jnp.float32), x)
+        return narrow(x)
+
+    params = np.ones((3, 2))
+    for make in (empirical_ntk, ntk_contributions, ntk_vector_product):
+        _warn_once.cache_clear()
+        arguments = (lambda path: "all",) if make is ntk_contributions else ()
+        function: Any = make(apply_fn, *arguments)
+        values = (np.ones((4, 2)),) if make is ntk_vector_product else ()
+        with pytest.warns(
+            UserWarning,
+            match=r"apply_fn takes float64 and computes in l"
+            r"ess on its way \(convert_element_type to float32\)",
+        ):
+            function(params, *values, POINTS1)
+
+
+def test_float32_alone_is_not_narrowed():
+    x = POINTS1.astype(np.float32)
+    program = jax.make_jaxpr(lambda x: jnp.tanh(x) * 2)(x)
+    assert narrowing(program.jaxpr) is None
 
 
 def kernel_of_trained(trainable):
