@@ -1,4 +1,4 @@
-"""Plans cut to a budget: every method costs its budget, to within a batch."""
+"""Plans cut to a budget: every method costs its budget, to within a step."""
 
 import functools
 from typing import NamedTuple

@@ -26,7 +26,7 @@ _COLOURS = {
 }
 
 
-_OTHERS = ("tab:pink", "tab:olive", "goldenrod", "navy", "teal", "magenta")
+_OTHERS = ("tab:pink", "tab:olive", "navy", "magenta", "teal", "gold")
 
 
 def new_figure(width: float, height: float) -> Figure:
