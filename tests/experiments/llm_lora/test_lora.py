@@ -176,14 +176,12 @@ def test_adapters_stay_float32_beside_a_base_in_half_precision():
     exact = apply_adapted(params(), TOKENS)
     cast = lora.cast_adapters(mixed, jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(cast)} == {jnp.dtype(jnp.bfloat16)}
-    for own in (mixed, cast):
-        rough = jax.jit(adapted.apply)(own, TOKENS)
-        assert np.abs(rough - exact).max() < 0.1 * np.abs(exact).max()
+    rough = jax.jit(adapted.apply)(cast, TOKENS)
+    assert np.abs(rough - exact).max() < 0.1 * np.abs(exact).max()
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
-def test_adapters_of_peft_compute_what_peft_computes(scan_layers):
-    model, base = loaded("llama", scan_layers)
+def test_adapters_of_peft_compute_what_peft_computes():
+    model, base = loaded("llama", scan_layers=True)
     config, adapters = load_adapters(GOLDEN / "adapter", model)
     assert config == LoraConfig(rank=2, alpha=6.0, dropout=0.1)
     golden = expected("llama")
