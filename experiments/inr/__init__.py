@@ -42,7 +42,14 @@ SOUND = Size(
     learning_rate=1e-3,  # and random-fresh; the others are like int and nint
     learning_rates=tuple((name, 3e-4) for name in ("random", *RULES)),
 )
-SHAPE = Size("shape", 24, width=64, num_layers=3, learning_rate=1e-3)
+SHAPE = Size(
+    "shape",
+    24,
+    width=64,
+    num_layers=3,
+    learning_rate=3e-3,
+    learning_rates=(("int", 1e-3),),
+)
 # The paper's network, and its learning rate, which does not decay.
 _AS_PAPER = {"width": 256, "num_layers": 5, "learning_rate": 1e-4, "is_decayed": False}
 
