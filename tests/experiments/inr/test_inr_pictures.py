@@ -173,8 +173,8 @@ BAD = {
     "small": lambda: bytes_of(Image.fromarray(scene(9, 40)), format="PNG"),
 }
 REASONS = {
-    "empty": "does not decode",
-    "text": "does not decode",
+    "empty": "is not a picture",
+    "text": "is not a picture",
     "truncated": "does not decode.*complete PNG",
     "broken": "does not decode",
     "short jpeg": "does not decode",
