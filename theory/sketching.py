@@ -44,7 +44,7 @@ def sketched_features(
       rng: a typed key, for the projection.
       projection: "count_sketch" adds every entry, with a random sign, to one feature,
         and costs no more than the gradient. "gaussian" multiplies by a random matrix,
-        which is drawn anew slice by slice and never held; it costs P·k per output.
+        which is drawn slice by slice and never held; it costs P·k per output.
       batch_size: examples at a time; memory is that of their gradients. None: all.
       trainable: which parameters count, as in `theory.empirical_ntk.empirical_ntk`.
 

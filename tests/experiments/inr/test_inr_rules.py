@@ -183,6 +183,31 @@ def test_two_devices_give_the_same_run_to_rounding(workload, signal, name):
     )
 
 
+@pytest.mark.usefixtures("optimized")
+def test_devices_divide_the_work_of_scoring_choosing_and_iterating():
+    size = Size("picture", 64, width=128, num_layers=2)
+    workload, optimizer = make_workload(size, ALL_RULES), optax.adam(1e-3)
+    state = jax.eval_shape(
+        lambda rng: training.init_train_state(workload.init_params(rng), optimizer),
+        jax.random.key(0),
+    )
+
+    def flops_on(num_devices):
+        mesh = distributed.make_mesh(devices=jax.devices()[:num_devices])
+        split = distributed.batch_sharding(mesh)
+        batch, weights = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=split),
+            (workload.batch(64**2), jax.ShapeDtypeStruct((64**2,), np.float32)),
+        )
+        step = jax.jit(RULES["nint"].make_step(workload, optimizer, mesh))
+        compiled = step.lower(state, jax.random.key(0), batch, weights).compile()
+        analysis = compiled.cost_analysis()
+        assert analysis is not None
+        return analysis["flops"]
+
+    assert 4 * flops_on(4) < 1.05 * flops_on(1)
+
+
 def test_every_iteration_is_on_the_share_of_the_coordinates():
     assert RULES["int"].count(128**2) == 3264  # 20 % and a multiple of 64
     assert RULES["int"].count(100) == 20
